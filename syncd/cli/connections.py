@@ -1,0 +1,276 @@
+"""``syncd connections …``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from rich.markup import escape
+
+from syncd import daemon
+from syncd.cli.terminal import (
+    ConfigOption,
+    JsonOption,
+    ago,
+    known_source,
+    out,
+    perform,
+    print_json,
+    printable,
+    settings_of,
+    table,
+)
+from syncd.credentials import SealError, Vault
+from syncd.errors import SourceError, UsageError
+from syncd.report import status_report
+from syncd.sources import SOURCES
+from syncd.store import Line
+
+if TYPE_CHECKING:
+    from syncd.daemon import Parts
+    from syncd.settings import Settings
+    from syncd.source import Report
+    from syncd.store import Connection
+
+app = typer.Typer(no_args_is_help=True, help="Add, list, pause, resume, remove and check connections.")
+_MEMBERS = {"workspace_id", "source", "account", "settings", "credentials", "is_active"}
+_BAD_LINES_SHOWN = 10
+
+IdArgument = Annotated[int, typer.Argument(help="The connection's id, of `syncd connections list`.")]
+
+
+@app.command()
+def add(
+    source: Annotated[str, typer.Option("--source", "-s", help=f"{', '.join(SOURCES)}.")],
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Your id of the customer.")],
+    credentials_file: Annotated[
+        str, typer.Option("--credentials-file", help='A JSON file such as {"token": "…"}, or - for standard input.')
+    ],
+    account: Annotated[
+        str, typer.Option("--account", "-a", help="Which of several accounts; Gmail: the address.")
+    ] = "",
+    settings: Annotated[str, typer.Option("--settings", help='JSON such as {"channels": ["C0123"]}.')] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Add a connection, or give one that exists new credentials and settings."""
+    chosen = _object(settings, "--settings") if settings else None
+    body = {
+        "source": known_source(source),
+        "workspace_id": workspace,
+        "account": account,
+        "credentials": _object(_read(credentials_file), f"--credentials-file {credentials_file}"),
+    }
+    line = _line(body if chosen is None else body | {"settings": chosen})
+    added, _ = _put(settings_of(config, quiet=True), [line])
+    out.print(f"{'added' if added else 'updated'}: {source} of {escape(workspace)}; it is read in the next cycle, or now: "
+              f"syncd run-once --source {source} --workspace {escape(workspace)}")  # fmt: skip
+
+
+@app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="A file of JSON lines, or - for standard input.")],
+    config: ConfigOption = None,
+) -> None:
+    """Add or update many: all lines or none.
+
+    A line: {"workspace_id", "source", "account", "settings": {}, "credentials": {}, "is_active": true}.
+    """
+    lines, bad = [], []
+    for number, text in enumerate(_read(file).splitlines(), 1):
+        if text.strip():
+            try:
+                lines.append(_line(_object(text, "it")))
+            except UsageError as error:
+                bad.append(f"line {number}: {error}")
+    if bad:
+        more = f"; and {len(bad) - _BAD_LINES_SHOWN} more bad lines" if len(bad) > _BAD_LINES_SHOWN else ""
+        raise UsageError(f"{file}: nothing was imported: {'; '.join(bad[:_BAD_LINES_SHOWN])}{more}")
+    if not lines:
+        raise UsageError(f"{file} holds no line to import")
+    added, updated = _put(settings_of(config, quiet=True), lines)
+    out.print(f"{added} added, {updated} updated")
+
+
+@app.command("list")
+def list_(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Every connection with its state."""
+    settings = settings_of(config, quiet=True)
+
+    async def work() -> list[dict[str, Any]]:
+        async with daemon.open_store(settings) as store:
+            plans = {name: daemon.plan(settings, name) for name in SOURCES}
+            rows: list[dict[str, Any]] = (await status_report(store, plans, settings))["connections"]
+            return rows
+
+    rows = perform(settings, work())
+    if as_json:
+        print_json(rows)
+    elif not rows:
+        out.print("no connection yet; `syncd connections add --help` says how to add one")
+    else:
+        table(
+            ("id", "workspace", "source", "account", "state", "last success", "backlog", "last error"),
+            (
+                (
+                    row["id"],
+                    row["workspace_id"],
+                    row["source"],
+                    row["account"],
+                    row["state"],
+                    ago(row["last_success_at"]),
+                    row["backlog"],
+                    row["last_error"],
+                )
+                for row in rows
+            ),
+        )
+
+
+@app.command()
+def pause(connection_id: IdArgument, config: ConfigOption = None) -> None:
+    """Stop reading a connection until it is resumed; its records stay."""
+    _set_active(connection_id, config, active=False)
+
+
+@app.command()
+def resume(connection_id: IdArgument, config: ConfigOption = None) -> None:
+    """Read a paused connection again, from its cursor."""
+    _set_active(connection_id, config, active=True)
+
+
+@app.command()
+def remove(
+    connection_id: IdArgument,
+    purge: Annotated[bool, typer.Option("--purge", help="Erase its records, runs and backlog too.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Erase a connection's credentials and stop it; its records stay readable unless --purge is given."""
+    settings = settings_of(config, quiet=True)
+
+    async def work() -> bool:
+        async with daemon.open_store(settings) as store:
+            return await store.connections.remove(connection_id, purge=purge)
+
+    _found(perform(settings, work()), connection_id)
+    out.print(
+        f"connection {connection_id}: " + ("erased with all its records" if purge else "removed; its records stay")
+    )
+
+
+@app.command()
+def check(
+    connection_id: Annotated[int | None, typer.Argument(help="Only this one; without it all active ones.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Ask the vendors: who am I, which scopes are missing, what is not visible, and what to do about it."""
+    settings = settings_of(config, quiet=True)
+    if perform(settings, _check_all(settings, connection_id)):
+        raise typer.Exit(1)
+
+
+async def _check_all(settings: Settings, connection_id: int | None) -> int:
+    """Print a report per connection; answers how many have a problem."""
+    async with daemon.open_parts(settings) as parts:
+        chosen = [
+            one
+            for one in await parts.store.connections.all()
+            if (one.is_active if connection_id is None else one.id == connection_id)
+        ]
+        _found(bool(chosen) or connection_id is None, connection_id)
+        if not chosen:
+            out.print("no active connection to check")
+        troubled = 0
+        for connection in chosen:
+            report = await _asked(parts, connection)
+            colour, word = ("red", "problem") if report.problems else ("green", "well")
+            name = f"{connection.id} {connection.source} of {connection.workspace_id}: {report.identity}"
+            out.print(f"[{colour}]{word}[/{colour}] {escape(printable(name))}")
+            for fact in report.facts:
+                out.print(f"     {escape(printable(fact))}")
+            for what, way_out in report.problems:
+                out.print(f"     [red]{escape(printable(what))}[/red]: {escape(printable(way_out))}")
+            troubled += bool(report.problems)
+        return troubled
+
+
+async def _asked(parts: Parts, connection: Connection) -> Report:
+    from syncd.source import Report
+
+    plan = parts.engine.plans[connection.source]
+    try:
+        credentials = parts.vault.open(connection.id, connection.sealed)
+        async with plan.source.connect(parts.engine.link(plan, connection, credentials)) as api:
+            return await plan.source.check(api)
+    except (SourceError, SealError) as error:
+        hint = error.hint if isinstance(error, SourceError) and error.hint else "see the README's part on this source"
+        return Report("not reached", problems=[(str(error), hint)])
+
+
+def _put(settings: Settings, lines: list[Line]) -> tuple[int, int]:
+    async def work() -> tuple[int, int]:
+        vault = Vault(settings.keys())
+        async with daemon.open_store(settings) as store:
+            return await store.connections.put(lines, vault.seal)
+
+    return perform(settings, work())
+
+
+def _set_active(connection_id: int, config: Path | None, *, active: bool) -> None:
+    settings = settings_of(config, quiet=True)
+
+    async def work() -> bool:
+        async with daemon.open_store(settings) as store:
+            return await store.connections.set_active(connection_id, active=active)
+
+    _found(perform(settings, work()), connection_id)
+    out.print(f"connection {connection_id}: {'resumed' if active else 'paused'}")
+
+
+def _found(found: bool, connection_id: int | None) -> None:
+    if not found:
+        raise UsageError(f"there is no connection {connection_id}; `syncd connections list` shows all")
+
+
+def _read(name: str) -> str:
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text()
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not UTF-8 text") from None
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    """A JSON object. Raises UsageError without repeating the text, which may hold a secret."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"{what} is not JSON ({error.msg} at column {error.colno})") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{what} must be a JSON object")
+    return value
+
+
+def _line(body: dict[str, Any]) -> Line:
+    """A checked line. Raises UsageError that names what is wrong and never shows a credential."""
+    if unknown := set(body) - _MEMBERS:
+        raise UsageError(f"unknown member {', '.join(sorted(unknown))}; known: {', '.join(sorted(_MEMBERS))}")
+    for name, kind, form in (
+        ("workspace_id", str, "text"),
+        ("source", str, "text"),
+        ("account", str, "text"),
+        ("settings", dict, "an object"),
+        ("credentials", dict, "an object"),
+        ("is_active", bool, "true or false"),
+    ):
+        if body.get(name) is not None and not isinstance(body[name], kind):
+            raise UsageError(f"{name} must be {form}")
+    if not body.get("workspace_id"):
+        raise UsageError("workspace_id is missing")
+    source = SOURCES[known_source(body.get("source") or "")]
+    if why := source.refuse(body.get("credentials"), body.get("settings") or {}):
+        raise UsageError(why)
+    return Line(**{key: value for key, value in body.items() if value is not None})

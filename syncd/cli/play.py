@@ -1,0 +1,112 @@
+"""``sandbox`` and ``demo``: trying syncd without any vendor. The only importer of `sandbox` outside of tests."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from syncd import logs
+from syncd.cli.terminal import err
+from syncd.errors import UsageError
+from syncd.sandbox.world import Options
+
+_SIZES = Options()
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(sandbox)
+    app.command()(demo)
+
+
+def sandbox(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 = any free one.", min=0, max=65535)] = 8787,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = _SIZES.seed,
+    workspaces: Annotated[int, typer.Option(help="Customers, each with all four sources.", min=1)] = _SIZES.workspaces,
+    days: Annotated[int, typer.Option(help="How far the past reaches.", min=1)] = _SIZES.days,
+    channels: Annotated[int, typer.Option(help="Slack channels per workspace.", min=1)] = _SIZES.channels,
+    messages_per_day: Annotated[
+        int, typer.Option(help="Slack messages per channel and day.", min=1)
+    ] = _SIZES.messages_per_day,
+    calls_per_day: Annotated[int, typer.Option(help="Gong calls per workspace and day.", min=1)] = _SIZES.calls_per_day,
+    meetings_per_day: Annotated[
+        int, typer.Option(help="Fathom meetings per workspace and day.", min=1)
+    ] = _SIZES.meetings_per_day,
+    mails_per_day: Annotated[
+        int, typer.Option(help="Gmail threads per workspace and day.", min=1)
+    ] = _SIZES.mails_per_day,
+    page_size: Annotated[
+        int, typer.Option(help="Cap every page (0 = the vendor's own size).", min=0)
+    ] = _SIZES.page_size,
+    limits: Annotated[bool, typer.Option(help="Enforce the vendors' rate limits.")] = _SIZES.limits,
+    switch: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: a variant of unconfirmed behaviour, see GET /control.")
+    ] = None,
+    connections_file: Annotated[
+        Path | None, typer.Option(help="Write the lines for `syncd connections import` here.")
+    ] = None,
+) -> None:
+    """Serve the four vendors on loopback, with a company's week of data, until Ctrl-C.
+
+    Then, in another terminal, with http://127.0.0.1:8787 as printed:
+
+      eval "$(curl -s http://127.0.0.1:8787/control/environment)"
+      curl -s http://127.0.0.1:8787/control/connections | syncd connections import -
+      syncd run-once --source all
+
+    GET /control lists what can be changed while it runs: messages added, edited, deleted, tokens revoked, faults, the clock.
+    """
+    logs.set_up("warning", "auto")
+    pairs = [text.partition("=") for text in switch or []]
+    if any(not equals for _, equals, _ in pairs):
+        raise UsageError("--switch takes NAME=VALUE")
+    options = Options(
+        seed=seed,
+        workspaces=workspaces,
+        days=days,
+        channels=channels,
+        messages_per_day=messages_per_day,
+        calls_per_day=calls_per_day,
+        meetings_per_day=meetings_per_day,
+        mails_per_day=mails_per_day,
+        page_size=page_size,
+        limits=limits,
+        switches={name: value for name, _, value in pairs},
+    )
+    asyncio.run(_serve(options, port, connections_file))
+
+
+async def _serve(options: Options, port: int, connections_file: Path | None) -> None:
+    from syncd.sandbox.app import Sandbox
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        async with Sandbox(options, port=port) as box:
+            if connections_file:
+                connections_file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in box.connections()))
+            err.print(
+                f"the sandbox of {options.workspaces} workspaces serves {box.base}; {box.base}/control says what it can do"
+            )
+            await stop.wait()
+    except OSError as error:
+        raise UsageError(
+            f"sandbox on 127.0.0.1:{port}: {error.strerror or error}; choose another --port, or 0"
+        ) from None
+
+
+def demo(
+    keep: Annotated[Path | None, typer.Option(help="Keep the database here instead of in a temporary folder.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives other data.")] = _SIZES.seed,
+) -> None:
+    """See it work in a minute: the sandbox, SQLite, three workspaces, all four sources; no key, no network, no settings."""
+    from syncd.sandbox.demo import show
+
+    logs.set_up("error", "auto")
+    asyncio.run(show(dataclasses.replace(_SIZES, seed=seed), keep))

@@ -1,0 +1,150 @@
+"""``serve`` and ``run-once``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live as LiveDisplay
+from rich.markup import escape
+from rich.table import Table
+
+from syncd import daemon
+from syncd.cli.terminal import (
+    ConfigOption,
+    JsonOption,
+    err,
+    known_source,
+    out,
+    perform,
+    print_json,
+    printable,
+    settings_of,
+    table,
+)
+from syncd.sources import SOURCES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from syncd.engine import Engine
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(serve)
+    app.command("run-once")(run_once)
+
+
+def serve(
+    config: ConfigOption = None,
+    migrate: Annotated[bool, typer.Option("--migrate", help="Create or upgrade the schema first.")] = False,
+) -> None:
+    """Run the daemon: four cron jobs and HTTP, until SIGTERM or Ctrl-C; then it drains and exits 0."""
+    settings = settings_of(config)
+    perform(settings, daemon.serve(settings, migrate=migrate, ready=lambda at: err.print(f"syncd serves {at}")))
+
+
+def run_once(
+    source: Annotated[str, typer.Option("--source", "-s", help=f"{', '.join(SOURCES)} or all.")],
+    workspace: Annotated[str | None, typer.Option("--workspace", "-w", help="Only this workspace.")] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Read the wide window, for late changes.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Run one cycle now and say what it did.
+
+    Takes every active connection, due or not, but none that another process is running. Exits 1 when a workspace failed.
+    """
+    known_source(source, all_too=True)
+    settings = settings_of(config, quiet=sys.stderr.isatty())
+    names = list(SOURCES) if source == "all" else [source]
+    statuses = perform(settings, _cycles(settings, names, workspace, sweep=sweep))
+    if as_json:
+        print_json(statuses if source == "all" else statuses[0])
+    else:
+        show_statuses(statuses)
+    raise typer.Exit(1 if any(status["failed_workspaces"] for status in statuses) else 0)
+
+
+async def _cycles(settings: Any, names: list[str], workspace: str | None, *, sweep: bool) -> list[dict[str, Any]]:
+    async with daemon.open_parts(settings) as parts:
+        await daemon.check_keys(parts)
+        cycles = [parts.engine.cycle(name, trigger="cli", workspace=workspace, sweep=sweep) for name in names]
+        statuses: list[dict[str, Any]] = await watched(parts.engine, asyncio.gather(*cycles))
+        return statuses
+
+
+async def watched(engine: Engine, work: Awaitable[Any]) -> Any:
+    """Await ``work`` and meanwhile show on a terminal which runs are under way."""
+    task = asyncio.ensure_future(work)
+    if not err.is_terminal:
+        return await task
+    try:
+        with LiveDisplay(console=err, transient=True, auto_refresh=False) as display:
+            while not task.done():
+                display.update(_progress(engine), refresh=True)
+                await asyncio.wait([task], timeout=0.2)
+    except asyncio.CancelledError:
+        task.cancel()  # Ctrl-C: let the runs free their leases first
+        await asyncio.wait([task])
+        raise
+    return task.result()
+
+
+def _progress(engine: Engine) -> Table:
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for header in ("source", "workspace", "reading", "read", "added", "calls"):
+        made.add_column(header, min_width=8)
+    for live in list(engine.live.values())[:20]:
+        connection = live.connection
+        made.add_row(
+            connection.source,
+            escape(printable(connection.workspace_id or "-")),
+            live.stream,
+            str(live.records),
+            str(live.counts.added),
+            str(live.calls),
+        )
+    return made
+
+
+def show_statuses(statuses: list[dict[str, Any]]) -> None:
+    """The status objects as a table, then each failure with its way out."""
+    table(
+        (
+            "source",
+            "status",
+            "read",
+            "added",
+            "changed",
+            "deleted",
+            "workspaces well",
+            "failed",
+            "deferred",
+            "calls",
+            "seconds",
+        ),
+        (
+            (
+                status["source"],
+                status["status"],
+                status[SOURCES[status["source"]].total_name],
+                status["added"],
+                status["changed"],
+                status["deleted"],
+                status["successful_workspaces"],
+                status["failed_workspaces"],
+                status["deferred_workspaces"],
+                status["calls"],
+                f"{status['duration_s']:.1f}",
+            )
+            for status in statuses
+        ),
+    )
+    for status in statuses:
+        for failure in status["failures"]:
+            hint = f" - {failure['hint']}" if failure["hint"] else ""
+            words = f"{status['source']} of {failure['workspace_id']}: {failure['kind']}: {failure['error']}{hint}"
+            out.print(f"[red]failed:[/red] {escape(printable(words))}")

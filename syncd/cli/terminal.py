@@ -1,0 +1,126 @@
+"""What the commands share towards a person: settings by option, one-line errors, tables, times in words."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import orjson
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+
+from syncd import logs
+from syncd.daemon import unreachable
+from syncd.errors import UsageError
+from syncd.settings import Settings, load
+from syncd.sources import SOURCES
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+T = TypeVar("T")
+
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="The configuration file; without it SYNCD_CONFIG, then ./syncd.toml.", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+_COLOURS = {
+    "ok": "green",
+    "success": "green",
+    "running": "blue",
+    "new": "blue",
+    "failing": "yellow",
+    "needs_reauth": "red",
+    "misconfigured": "red",
+}
+
+
+def settings_of(config: Path | None, *, quiet: bool = False) -> Settings:
+    """The settings in force, with logging set up by them. ``quiet``: only warnings, for commands that print."""
+    settings = load(config)
+    level = "warning" if quiet and settings.log.level == "info" else settings.log.level
+    logs.set_up(level, settings.log.format)
+    return settings
+
+
+def known_source(name: str, *, all_too: bool = False) -> str:
+    """The name, if it is a source's. Raises UsageError."""
+    if name in SOURCES or (all_too and name == "all"):
+        return name
+    raise UsageError(f"unknown source {name!r}; known: {', '.join(SOURCES)}{', all' if all_too else ''}")
+
+
+def perform(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` to its end; SIGTERM ends it as Ctrl-C does. A database that goes away is one line."""
+
+    async def until_done() -> T:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(until_done())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except (SQLAlchemyError, OSError) as error:
+        raise unreachable(settings, error) from None
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line on stderr, then exit."""
+    err.print(f"[red]error:[/red] {escape(logs.redact(' '.join(message.split())))}", soft_wrap=True)
+    sys.exit(code)
+
+
+def print_json(value: object) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def table(headers: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None) -> None:
+    """A table on stdout; every cell is text from outside and is shown as text."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for header in headers:
+        made.add_column(header, overflow="fold")
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    out.print(made)
+
+
+def _cell(value: object) -> str:
+    text = "-" if value is None or value == "" else str(value)
+    colour = _COLOURS.get(text)
+    return f"[{colour}]{text.replace('_', ' ')}[/{colour}]" if colour else escape(printable(text))
+
+
+def printable(text: str) -> str:
+    """Vendor text for a terminal: control characters could move the cursor or rename the window."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def ago(value: str | None) -> str:
+    """An ISO time in words: 4 min ago, in 10 min, never."""
+    if not value:
+        return "never"
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()
+    size = abs(seconds)
+    for length, unit, limit in ((1, "s", 90), (60, "min", 90), (3600, "h", 36)):
+        if size < length * limit:
+            words = f"{size / length:.0f} {unit}"
+            break
+    else:
+        words = f"{size / 86400:.0f} days"
+    return f"{words} ago" if seconds >= 0 else f"in {words}"

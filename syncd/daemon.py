@@ -1,0 +1,257 @@
+"""The composition root: settings → store → engine → jobs → HTTP → signals. Nothing else reads settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from syncd import settings as settings_module
+from syncd.credentials import SealError, Vault
+from syncd.engine import Engine, Plan
+from syncd.errors import UsageError
+from syncd.http import Net
+from syncd.limits import Buckets
+from syncd.metrics import Metrics
+from syncd.settings import Settings, cron_trigger, shown_url
+from syncd.sources import SOURCES
+from syncd.store import Database, Store
+from syncd.store.database import database_words
+from syncd.web.server import Web
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+log = structlog.get_logger(__name__)
+
+JOB_IDS = {name: f"sync_{name}_periodic" for name in SOURCES}
+_OWN_OPTIONS = {"enabled", "cron", "concurrency", "sweep_every", "sweep_lookback", "run_timeout", "patience", "limits"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The running parts of one process."""
+
+    settings: Settings
+    store: Store
+    vault: Vault
+    engine: Engine
+    metrics: Metrics
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def plan(settings: Settings, name: str) -> Plan:
+    """How the source of that name is run, of the settings."""
+    mine = getattr(settings.sources, name)
+    trigger = cron_trigger(mine.cron)
+
+    def next_turn(after: datetime) -> datetime:
+        return trigger.get_next_fire_time(None, after + timedelta(microseconds=1)) or after + timedelta(hours=24)
+
+    return Plan(
+        source=SOURCES[name],
+        slots=mine.concurrency,
+        lookback=mine.lookback,
+        sweep_every=mine.sweep_every,
+        sweep_lookback=mine.sweep_lookback,
+        run_timeout=mine.run_timeout,
+        patience_s=mine.patience.total_seconds(),
+        options={key: getattr(mine, key) for key in type(mine).model_fields if key not in _OWN_OPTIONS},
+        rates=mine.limits,
+        next_turn=next_turn,
+    )
+
+
+@asynccontextmanager
+async def open_store(
+    settings: Settings, *, checked: bool = True, now: Callable[[], datetime] = utc_now
+) -> AsyncIterator[Store]:
+    """The database of the settings. Raises UsageError in one line when it cannot be used."""
+    database = Database(settings.database.url.get_secret_value(), pool_size=settings.database.pool_size)
+    try:
+        try:
+            if checked:
+                await database.check_schema()
+            else:
+                await database.ping()
+        except Exception as error:
+            raise unreachable(settings, error) from None
+        yield Store(database, now)
+    finally:
+        await database.close()
+
+
+def unreachable(settings: Settings, error: Exception) -> UsageError:
+    """One line for a database that cannot be used, without its password."""
+    return UsageError(f"database {shown_url(settings)}: {database_words(error)}")
+
+
+@asynccontextmanager
+async def open_parts(
+    settings: Settings, *, migrate: bool = False, now: Callable[[], datetime] = utc_now
+) -> AsyncIterator[Parts]:
+    """Store, keys, clients and engine, closed in the reverse order."""
+    vault = Vault(settings.keys())
+    async with open_store(settings, checked=not migrate, now=now) as store, Net() as net:
+        if migrate:
+            try:
+                await store.database.migrate()
+            except Exception as error:
+                raise unreachable(settings, error) from None
+        metrics = Metrics()
+        engine = Engine(
+            plans={name: plan(settings, name) for name in SOURCES},
+            store=store,
+            vault=vault,
+            net=net,
+            buckets=Buckets(),
+            metrics=metrics,
+            now=now,
+        )
+        yield Parts(settings, store, vault, engine, metrics)
+
+
+async def run_once(source: str, *, workspace: str | None = None, sweep: bool = False) -> Any:
+    """One cycle now, with the settings in force; the status object of product.md section 4, a list for ``all``.
+
+    Raises UsageError on an unknown source, bad settings or an unreachable database.
+    """
+    if source != "all" and source not in SOURCES:
+        raise UsageError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, all")
+    names = list(SOURCES) if source == "all" else [source]
+    async with open_parts(settings_module.load()) as parts:
+        cycles = [parts.engine.cycle(name, trigger="api", workspace=workspace, sweep=sweep) for name in names]
+        results = await asyncio.gather(*cycles)
+    return results if source == "all" else results[0]
+
+
+async def check_keys(parts: Parts) -> None:
+    """Raises UsageError when stored credentials cannot be opened: better at the start than at every run."""
+    from syncd.credentials import SealError
+
+    for connection in await parts.store.connections.all():
+        if connection.is_active and connection.sealed:
+            try:
+                parts.vault.open(connection.id, connection.sealed)
+            except SealError as error:
+                raise UsageError(str(error)) from None
+
+
+async def serve(settings: Settings, *, migrate: bool = False, ready: Callable[[str], None] = lambda _: None) -> None:
+    """The daemon, until SIGTERM or SIGINT. ``ready`` is told the HTTP address. Raises UsageError when it cannot start."""
+    async with open_parts(settings, migrate=migrate) as parts:
+        await check_keys(parts)
+        scheduler = make_scheduler(settings, parts.engine)
+        web = Web(parts, scheduler)
+        try:
+            address = await web.start()
+        except OSError as error:
+            where = f"{settings.http.host}:{settings.http.port}"
+            raise UsageError(
+                f"http {where} cannot be bound: {error.strerror}; set http.port (0 = any free one)"
+            ) from None
+        try:
+            await _until_signal(settings, parts, scheduler, web, lambda: ready(address))
+        finally:
+            await web.stop()
+    log.info("daemon.stopped")
+
+
+async def _until_signal(
+    settings: Settings, parts: Parts, scheduler: AsyncIOScheduler, web: Web, ready: Callable[[], None]
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    scheduler.start()
+    web.ready = True
+    watchdog = asyncio.create_task(_feed_watchdog())
+    notify_systemd("READY=1")
+    log.info("daemon.started", jobs={job.id: job.next_run_time.isoformat() for job in scheduler.get_jobs()})
+    ready()
+    await _catch_up(settings, parts)
+    await stop.wait()
+    web.ready = False
+    notify_systemd("STOPPING=1")
+    log.info("daemon.draining", grace_s=settings.grace.total_seconds())
+    scheduler.pause()
+    await parts.engine.drain(settings.grace.total_seconds())
+    scheduler.shutdown(wait=False)
+    watchdog.cancel()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+
+
+def make_scheduler(settings: Settings, engine: Engine) -> AsyncIOScheduler:
+    """The four jobs. A job only starts a cycle; APScheduler would cancel what runs inside it at shutdown."""
+    scheduler = AsyncIOScheduler(timezone="UTC")
+    for name, job_id in JOB_IDS.items():
+        mine = getattr(settings.sources, name)
+        if mine.enabled:
+            trigger = cron_trigger(mine.cron)
+            scheduler.add_job(
+                _start_cycle,
+                trigger,
+                args=[engine, name, trigger],
+                id=job_id,
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=600,
+            )
+    return scheduler
+
+
+async def _start_cycle(engine: Engine, name: str, trigger: Any) -> None:
+    engine.start_cycle(name, last_turn(trigger, utc_now()))
+
+
+def last_turn(trigger: Any, now: datetime) -> datetime:
+    """The last moment of a crontab line that is not in the future; every daemon computes the same."""
+    for back in (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(days=366)):
+        turn = trigger.get_next_fire_time(None, now - back)
+        if turn is not None and turn <= now:
+            break
+    else:
+        return now
+    while (later := trigger.get_next_fire_time(None, turn + timedelta(seconds=1))) is not None and later <= now:
+        turn = later
+    return turn
+
+
+async def _catch_up(settings: Settings, parts: Parts) -> None:
+    """Start the cycle of each source's last turn where no daemon did: a restart must not cost a turn."""
+    for name in SOURCES:
+        mine = getattr(settings.sources, name)
+        turn = last_turn(cron_trigger(mine.cron), utc_now())
+        if mine.enabled and not await parts.store.cycles.has(name, turn):
+            parts.engine.start_cycle(name, turn)
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd, when it asks by NOTIFY_SOCKET (a path, or an abstract socket that starts with @)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.sendall(state.encode())
+
+
+async def _feed_watchdog() -> None:
+    """From the loop on purpose: when the loop hangs, systemd shall restart us."""
+    interval_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000 / 2
+    while interval_s:
+        notify_systemd("WATCHDOG=1")
+        await asyncio.sleep(interval_s)

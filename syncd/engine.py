@@ -1,0 +1,410 @@
+"""The engine: cycle → claim → run → pull → finish. It owns every task it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import traceback
+import uuid
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from syncd.credentials import SealError
+from syncd.errors import CursorExpired, LeaseLost, SourceError
+from syncd.http import Link
+from syncd.policy import FAILED, Draining, RunTimedOut, judge, kind_of
+from syncd.source import Since
+from syncd.store import Counts, Ended
+from syncd.store.connections import LEASE
+from syncd.store.database import database_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from datetime import datetime, timedelta
+
+    from syncd.credentials import Vault
+    from syncd.http import Net
+    from syncd.limits import Buckets, Rate
+    from syncd.metrics import Metrics
+    from syncd.source import Page, Source, Stream
+    from syncd.store import Connection, Store
+
+log = structlog.get_logger(__name__)
+
+_OVERTIME_S = 180.0  # past its time limit a run is cut even in mid-page: one call's patience and one attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A source and how it is run. ``next_turn``: the first cron turn after a moment. ``slots``: runs at once."""
+
+    source: Source
+    slots: int
+    lookback: timedelta
+    sweep_every: timedelta | None
+    sweep_lookback: timedelta
+    run_timeout: timedelta
+    patience_s: float
+    options: Mapping[str, Any]
+    rates: Mapping[str, Rate]
+    next_turn: Callable[[datetime], datetime]
+
+
+@dataclass(slots=True)
+class Live:
+    """A run under way, for those who watch."""
+
+    connection: Connection
+    started_at: datetime
+    stream: str = ""
+    counted_in: str | None = None
+    records: int = 0
+    counts: Counts = field(default_factory=Counts)
+    link: Link | None = None
+
+    @property
+    def calls(self) -> int:
+        return self.link.calls if self.link else 0
+
+
+class Engine:
+    """Runs cycles over the connections of a store.
+
+    ``now``: the process's clock (aware UTC). ``live``: run id → the run under way.
+    """
+
+    def __init__(
+        self,
+        *,
+        plans: Mapping[str, Plan],
+        store: Store,
+        vault: Vault,
+        net: Net,
+        buckets: Buckets,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.plans = plans
+        self.live: dict[int, Live] = {}
+        self._store, self._vault, self._net, self._buckets = store, vault, net, buckets
+        self._metrics, self._now = metrics, now
+        self._me = uuid.uuid4().hex
+        self._draining = False
+        self._cycles: dict[str, asyncio.Task[None]] = {}
+        self._overrun: set[str] = set()
+
+    # ── cycles ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start_cycle(self, name: str, turn: datetime) -> None:
+        """What a cron job does: start a cycle as a task of ours, unless the last one still runs (said once)."""
+        running = self._cycles.get(name)
+        if self._draining:
+            return
+        if running is not None and not running.done():
+            if name not in self._overrun:
+                self._overrun.add(name)
+                log.warning("cycle.still_running", source=name, turn=turn.isoformat())
+            return
+        self._overrun.discard(name)
+        self._cycles[name] = asyncio.create_task(self._scheduled(name, turn), name=f"cycle {name}")
+
+    async def _scheduled(self, name: str, turn: datetime) -> None:
+        try:
+            await self.cycle(name, trigger="schedule", turn=turn)
+        except Exception as error:  # noqa: BLE001 - a cycle's edge: the next turn tries again
+            log.error("cycle.failed", source=name, error=_words(error))
+
+    async def cycle(
+        self,
+        name: str,
+        *,
+        trigger: str,
+        turn: datetime | None = None,
+        workspace: str | None = None,
+        sweep: bool = False,
+    ) -> dict[str, Any]:
+        """One pass over the source's due connections (all active ones without ``turn``); answers its status object.
+
+        Raises what the database raises when it cannot be reached.
+        """
+        plan, began = self.plans[name], time.monotonic()
+        active = await self._store.connections.count_active(name, workspace)
+        cycle_id = await self._store.cycles.begin(name, trigger, turn)
+        with structlog.contextvars.bound_contextvars(source=name, cycle=cycle_id):
+            log.debug("cycle.started", trigger=trigger, connections=active)
+            slots = [self._slot(plan, cycle_id, turn, workspace, sweep=sweep) for _ in range(min(plan.slots, active))]
+            await _all(slots)
+            ended = await self._store.cycles.finish(cycle_id, status="success" if active else "skipped")
+            self._metrics.cycles.labels(name, ended["status"]).inc()
+            status = _status_object(plan.source, ended, time.monotonic() - began)
+            log.info(
+                "cycle.finished", **{key: value for key, value in status.items() if key not in {"source", "failures"}}
+            )
+        return status
+
+    async def _slot(
+        self, plan: Plan, cycle_id: int, turn: datetime | None, workspace: str | None, *, sweep: bool
+    ) -> None:
+        """Claim and run one connection after the other until none is due."""
+        while not self._draining:
+            lease = f"{self._me}/{uuid.uuid4().hex}"
+            connection = await self._store.connections.claim(
+                plan.source.name, lease, cycle_id, due=turn, workspace=workspace
+            )
+            if connection is None:
+                return
+            await self._sync(plan, connection, cycle_id, lease, sweep=sweep or self._sweep_due(plan, connection, turn))
+
+    def _sweep_due(self, plan: Plan, connection: Connection, turn: datetime | None) -> bool:
+        """On the schedule a sweep comes each ``sweep_every``, for the first time that long after the first success."""
+        if turn is None or plan.sweep_every is None or connection.last_success_at is None:
+            return False
+        since = connection.last_sweep_at or connection.status_since or connection.last_success_at
+        return self._now() - since >= plan.sweep_every
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop at page boundaries; what is not there within ``grace_s`` is cut. Leases are free afterwards."""
+        self._draining = True
+        tasks = [task for task in self._cycles.values() if not task.done()]
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=grace_s)
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning("drain.cut", cycles=len(late))
+            await asyncio.wait(late, timeout=10)
+
+    def stop(self) -> None:
+        """Ask every run to end at its next page boundary, and wait for nothing."""
+        self._draining = True
+
+    # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _sync(self, plan: Plan, connection: Connection, cycle_id: int, lease: str, *, sweep: bool) -> None:
+        """One connection's run: whatever goes wrong with it ends here, as a row."""
+        run_id = await self._store.cycles.begin_run(cycle_id, connection.id)
+        live = self.live[run_id] = Live(connection, self._now())
+        gauge = self._metrics.running.labels(plan.source.name)
+        gauge.inc()
+        keeper = asyncio.create_task(self._keep_lease(connection.id, lease))
+        error: BaseException | None = None
+        cancelled: asyncio.CancelledError | None = None
+        with structlog.contextvars.bound_contextvars(
+            run=run_id, connection=connection.id, workspace=connection.workspace_id
+        ):
+            try:
+                async with asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S):
+                    await self._pull(plan, live, run_id, lease, sweep=sweep)
+            except asyncio.CancelledError as stopped:
+                error, cancelled = Draining("the daemon stopped"), stopped
+            except TimeoutError:
+                error = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
+            except Exception as raised:  # noqa: BLE001 - the one broad except: one workspace never stops another
+                error = raised
+            finally:
+                keeper.cancel()
+                gauge.dec()
+                # Even a cut run tells its end and frees its lease.
+                finishing = asyncio.ensure_future(self._finish(plan, live, run_id, lease, error, sweep=sweep))
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(finishing)
+                if not finishing.done():
+                    await asyncio.wait([finishing], timeout=10)
+                del self.live[run_id]
+        if cancelled is not None:
+            raise cancelled
+
+    async def _pull(self, plan: Plan, live: Live, run_id: int, lease: str, *, sweep: bool) -> None:
+        """Read every stream of the connection, page by page."""
+        connection = live.connection
+        credentials = self._vault.open(connection.id, connection.sealed)
+        link = live.link = self.link(plan, connection, credentials)
+        since = Since(
+            now=live.started_at,
+            lookback=plan.sweep_lookback if sweep else plan.lookback,
+            sweep=sweep,
+            stored=partial(self._store.pages.stored, connection.id),
+        )
+        ends = time.monotonic() + plan.run_timeout.total_seconds()
+        async with plan.source.connect(link) as api:
+            for stream in plan.source.streams:
+                live.stream = stream.name
+                try:
+                    await self._read(plan, live, stream, api, since, run_id, lease, ends)
+                except CursorExpired:
+                    log.info("cursor.expired", stream=stream.name)
+                    await self._store.pages.forget_cursors(connection.id, stream.name)
+                    await self._read(plan, live, stream, api, since, run_id, lease, ends)
+
+    async def _read(
+        self, plan: Plan, live: Live, stream: Stream, api: Any, since: Since, run_id: int, lease: str, ends: float
+    ) -> None:
+        connection = live.connection
+        since = replace(
+            since,
+            cursors=await self._store.pages.cursors(connection.id, stream.name),
+            backlog=await self._store.pages.due_backlog(connection.id, stream.name),
+        )
+        async with aclosing(stream.read(api, since)) as pages:  # type: ignore[type-var]  # streams are generators
+            async for page in pages:
+                await self._checkpoint(plan, live, stream.name, page, run_id, lease)
+                if self._draining:
+                    raise Draining("the daemon is stopping")
+                if time.monotonic() > ends:
+                    raise RunTimedOut(f"reached its time limit of {plan.run_timeout}")
+
+    async def _checkpoint(self, plan: Plan, live: Live, stream: str, page: Page, run_id: int, lease: str) -> None:
+        counted = sum(type(record) is plan.source.counts for record in page.records)
+        if counted and live.counted_in is None:
+            live.counted_in = stream
+        if stream != live.counted_in:
+            counted = 0  # a later stream may complete records that an earlier one has read: they are read once
+        counts = await self._store.pages.checkpoint(
+            page,
+            connection_id=live.connection.id,
+            stream=stream,
+            lease=lease,
+            run_id=run_id,
+            records=counted,
+            calls=live.calls,
+        )
+        live.records += counted
+        live.counts += counts
+        for change, rows in (("added", counts.added), ("changed", counts.changed), ("deleted", counts.deleted)):
+            self._metrics.records.labels(plan.source.name, change).inc(rows)
+        log.debug("page.stored", stream=stream, records=len(page.records), added=counts.added, changed=counts.changed)
+
+    async def _finish(
+        self, plan: Plan, live: Live, run_id: int, lease: str, error: BaseException | None, *, sweep: bool
+    ) -> None:
+        connection, now = live.connection, self._now()
+        verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=connection.failures)
+        ended = Ended(
+            verdict=verdict,
+            error_kind=None if error is None else kind_of(error),
+            error=None if error is None else _words(error),
+            hint=(error.hint or None) if isinstance(error, SourceError) else None,
+            calls=live.calls,
+            swept=sweep,
+        )
+        self._metrics.runs.labels(plan.source.name, verdict.run_status).inc()
+        try:
+            mine = await self._store.cycles.finish_run(run_id, connection, lease, ended)
+        except (SQLAlchemyError, OSError) as lost:
+            # The run's row stays `running` and its lease runs out: whoever claims next tells it as interrupted.
+            log.error("run.not_finished", error=_words(lost))
+            return
+        if not mine:
+            log.warning("lease.lost")
+        say = log.warning if verdict.run_status == FAILED else log.info
+        say(
+            "run.finished",
+            status=verdict.run_status,
+            records=live.records,
+            added=live.counts.added,
+            changed=live.counts.changed,
+            deleted=live.counts.deleted,
+            calls=live.calls,
+            **({"kind": ended.error_kind, "error": ended.error, "hint": ended.hint} if error is not None else {}),
+        )
+        if error is not None and kind_of(error) == "internal" and not isinstance(error, SQLAlchemyError | SealError):
+            log.error("run.defect", exc_info=error)
+
+    async def _keep_lease(self, connection_id: int, lease: str) -> None:
+        """Renew the lease while a stream reads long without a page; a lost one shows at the next checkpoint."""
+        while True:
+            await asyncio.sleep(LEASE.total_seconds() / 3)
+            with suppress(SQLAlchemyError, OSError):
+                await self._store.pages.renew(connection_id, lease)
+
+    def link(self, plan: Plan, connection: Connection, credentials: Mapping[str, Any]) -> Link:
+        """The connection's way out, with the budget of its credential."""
+
+        async def save(renewed: Mapping[str, Any]) -> None:
+            await self._store.connections.save_credentials(connection.id, self._vault.seal(connection.id, renewed))
+
+        def called(method: str, outcome: str, seconds: float) -> None:
+            self._metrics.calls.labels(plan.source.name, method, outcome).inc()
+            self._metrics.call_seconds.labels(plan.source.name).observe(seconds)
+
+        return Link(
+            source=plan.source.name,
+            credential=_budget(plan.source, connection, credentials),
+            net=self._net,
+            buckets=self._buckets,
+            credentials=credentials,
+            settings=connection.settings,
+            options=plan.options,
+            rates=plan.rates,
+            save=save,
+            patience_s=plan.patience_s,
+            now=self._now,
+            on_call=called,
+        )
+
+
+async def _all(slots: list[Coroutine[Any, Any, None]]) -> None:
+    """Run ``slots`` to their end, then raise the first error; a failing slot leaves the others' runs alone."""
+    tasks = [asyncio.create_task(slot) for slot in slots]
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+    for task in tasks:
+        task.result()
+
+
+def _budget(source: Source, connection: Connection, credentials: Mapping[str, Any]) -> str:
+    """Names the budget: connections with the same long-lived key share it; a token that changes cannot name one."""
+    for form in source.credentials:
+        if "refresh_token" not in form and "subject" not in form and all(credentials.get(name) for name in form):
+            key = "/".join(str(credentials[name]) for name in sorted(form))
+            return f"{source.name}/{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
+    return f"{source.name}/{connection.id}"
+
+
+def _words(error: BaseException) -> str:
+    """An error in words that are safe to store: a defect's own text may hold anything, so it gives its place instead."""
+    if isinstance(error, SourceError | SealError | Draining | RunTimedOut):
+        return str(error)
+    if isinstance(error, LeaseLost):
+        return "the lease ran out and another daemon took over"
+    if isinstance(error, SQLAlchemyError | OSError):
+        return f"database: {database_words(error)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place} (a defect in syncd; the log has the traceback)"
+
+
+def _status_object(source: Source, ended: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """product.md section 4."""
+    counts = (
+        "successful_workspaces",
+        "failed_workspaces",
+        "deferred_workspaces",
+        "added",
+        "changed",
+        "deleted",
+        "calls",
+    )
+    return {
+        "source": source.name,
+        "status": ended["status"],
+        source.total_name: ended["total"],
+        **{name: ended[name] for name in counts},
+        "duration_s": round(seconds, 3),
+        "started_at": ended["started_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "failures": ended["failures"],
+    }

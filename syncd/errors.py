@@ -1,0 +1,80 @@
+"""What can go wrong between a vendor and us: one class per way to recover.
+
+    SourceError              kind            what follows
+    ├─ Transient             transient       tried again on the spot while patience lasts, later by backoff
+    ├─ RateLimited           rate_limited    the bucket is closed until then; beyond our patience the run is deferred
+    ├─ AuthError             auth            refreshed once where that is possible, else waits for a person
+    ├─ Misconfigured         misconfigured   waits for a person: a scope, a setting, a host
+    ├─ CursorExpired         cursor_expired  the stream forgets its cursor and reads again from the start
+    └─ Rejected              rejected        the vendor refuses this one thing; the run fails, later tries are rarer
+
+``LeaseLost`` is ours, not a vendor's: another daemon owns the connection now, so this run stops and writes nothing.
+``UsageError`` is a person's: a command, a file or a setting that cannot be used; it is shown as one line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SourceError(Exception):
+    """A vendor call that did not succeed.
+
+    ``message`` is safe to store and to show: it holds no secret and no whole vendor body.
+    ``hint`` says in words what a person can do about it, empty where nobody needs to do anything.
+    """
+
+    kind: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Transient(SourceError):
+    """Passing: a network fault, a 5xx, a body cut short."""
+
+    kind = "transient"
+
+
+class RateLimited(SourceError):
+    """The vendor (or our own budget) says later. ``retry_after_s``: seconds from now, None where not told."""
+
+    kind = "rate_limited"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class AuthError(SourceError):
+    """The credentials are no longer good."""
+
+    kind = "auth"
+
+
+class Misconfigured(SourceError):
+    """The vendor will keep refusing until a person changes a scope, a setting or an address."""
+
+    kind = "misconfigured"
+
+
+class CursorExpired(SourceError):
+    """The vendor no longer knows the point from which we asked it to go on."""
+
+    kind = "cursor_expired"
+
+
+class Rejected(SourceError):
+    """The vendor refuses this one request, and would again: no such channel, an argument it does not take."""
+
+    kind = "rejected"
+
+
+class LeaseLost(Exception):
+    """Our lease on a connection ran out and somebody else may own it: nothing more may be written for it."""
+
+
+class UsageError(Exception):
+    """Something a person gave us cannot be used; ``str()`` is one line that names the thing and a way out."""

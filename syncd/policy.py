@@ -1,0 +1,87 @@
+"""What follows from what happened: pure decisions on values. No clock, no I/O, no logging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from syncd.errors import AuthError, LeaseLost, Misconfigured, RateLimited, SourceError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+FIRST_RETRY = timedelta(minutes=15)
+LONGEST_RETRY = timedelta(hours=6)
+FIRST_BACKLOG_GAP = timedelta(minutes=10)
+LONGEST_BACKLOG_GAP = timedelta(days=1)
+
+OK, NEEDS_REAUTH, MISCONFIGURED = "ok", "needs_reauth", "misconfigured"
+RUNNING, SUCCEEDED, DEFERRED, INTERRUPTED, FAILED = "running", "succeeded", "deferred", "interrupted", "failed"
+
+
+class RunTimedOut(Exception):
+    """A run reached its time limit: it ends at a page boundary and goes on in the next cycle."""
+
+
+class Draining(Exception):
+    """The daemon is stopping: the run ends at a page boundary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a run's end means: for the run's row, and for the connection's status, next turn and count of failures."""
+
+    run_status: str
+    connection_status: str
+    next_sync_at: datetime
+    failures: int
+
+
+def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, failures: int) -> Verdict:
+    """The verdict on a run that ended with ``error`` (None: it read all there was).
+
+    ``next_turn``: the source's next cron turn after ``now``. ``failures``: runs failed in a row before this one.
+    """
+    match error:
+        case None:
+            return Verdict(SUCCEEDED, OK, next_turn, 0)
+        case Draining() | LeaseLost():
+            return Verdict(INTERRUPTED, OK, now, failures)
+        case RunTimedOut():
+            return Verdict(DEFERRED, OK, next_turn, 0)
+        case RateLimited(retry_after_s=None):
+            return Verdict(DEFERRED, OK, next_turn, failures)
+        case RateLimited(retry_after_s=float() | int() as seconds):
+            return Verdict(DEFERRED, OK, now + timedelta(seconds=seconds), failures)
+        case AuthError():
+            return Verdict(FAILED, NEEDS_REAUTH, next_turn, failures + 1)
+        case Misconfigured():
+            return Verdict(FAILED, MISCONFIGURED, next_turn, failures + 1)
+        case _:
+            return Verdict(FAILED, OK, now + retry_gap(failures), failures + 1)
+
+
+def retry_gap(failures: int) -> timedelta:
+    """How long a connection waits after its run failed: 15 min, doubling with each failure in a row, at most 6 h."""
+    return min(FIRST_RETRY * 2 ** min(failures, 10), LONGEST_RETRY)
+
+
+def backlog_gap(attempts: int) -> timedelta:
+    """How long a backlog item waits after its ``attempts``-th try: 10 min, doubling, at most a day."""
+    return min(FIRST_BACKLOG_GAP * 2 ** min(max(attempts - 1, 0), 12), LONGEST_BACKLOG_GAP)
+
+
+def kind_of(error: BaseException) -> str:
+    """The word for ``error`` in ``error_kind``; ``internal`` is a defect of ours."""
+    match error:
+        case SourceError():
+            return error.kind
+        case LeaseLost():
+            return "lease_lost"
+        case RunTimedOut():
+            return "run_timeout"
+        case Draining():
+            return "draining"
+        case _:
+            return "internal"

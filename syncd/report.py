@@ -1,0 +1,64 @@
+"""The state of everything as one plain object: what `syncd status --json` prints and ``/api/v1/status`` answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from syncd.engine import Plan
+    from syncd.settings import Settings
+    from syncd.store import Store
+
+
+async def status_report(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Any]:
+    """``{"timestamp", "sources": {name: …}, "connections": […]}``; times are ISO 8601 in UTC, null where unknown.
+
+    A connection's ``state`` is what a person needs to know: ``ok``, ``new``, ``running``, ``failing``, ``paused``,
+    ``unassigned`` (no workspace), ``needs_reauth``, ``misconfigured``.
+    """
+    now = datetime.now(UTC)
+    connections = await store.status.connections()
+    for row in connections:
+        row["state"] = _state(row)
+    sources = {}
+    for name, plan in plans.items():
+        mine = [row for row in connections if row["source"] == name]
+        enabled = getattr(settings.sources, name).enabled
+        states = [row["state"] for row in mine]
+        sources[name] = {
+            "enabled": enabled,
+            "next_turn": _iso(plan.next_turn(now)) if enabled else None,
+            "last_cycle": _plain(await store.status.last_cycle(name)),
+            "connections": len(mine),
+            "states": {state: states.count(state) for state in sorted(set(states))},
+            "backlog": sum(row["backlog"] for row in mine),
+        }
+    return {"timestamp": _iso(now), "sources": sources, "connections": [_plain(row) for row in connections]}
+
+
+def _state(row: Mapping[str, Any]) -> str:
+    if not row["is_active"]:
+        return "paused" if row["has_credentials"] else "removed"
+    if row["workspace_id"] is None:
+        return "unassigned"
+    if row["status"] != "ok":
+        return str(row["status"])
+    if row["running"]:
+        return "running"
+    if row["failures"]:
+        return "failing"
+    return "ok" if row["last_success_at"] else "new"
+
+
+# str(): SQLAlchemy's names are a kind of str that orjson does not take for one
+def _plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return (
+        None if row is None else {str(key): _iso(part) if isinstance(part, datetime) else part for key, part in row.items()}
+    )
+
+
+def _iso(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

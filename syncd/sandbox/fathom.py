@@ -1,0 +1,400 @@
+"""Fathom's external API: meetings, recordings, directory and tokens; what a key shows depends on whose it is.
+
+Switches, the first being the default: ``fathom.oauth_flags`` 400, ignore · ``fathom.not_ready`` 404, null, empty ·
+``fathom.inclusive`` off, on (``created_*``) · ``fathom.end`` null, blank, absent (``next_cursor``) · ``fathom.cursor``
+keyset, page · ``fathom.duplicates`` off, on (a page repeats the row before it) · ``fathom.heavy`` 30, 5 (a minute) ·
+``fathom.nulls`` off, on (nulls and words that the vendor's specification does not know).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from syncd.limits import Rate
+from syncd.sandbox.dataset import fathom as said
+from syncd.sandbox.dataset.fathom import zulu
+from syncd.sandbox.world import page_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from syncd.sandbox.dataset import Company, Somebody
+    from syncd.sandbox.world import World
+
+Json = dict[str, Any]
+
+_BASE = "/fathom/external/v1"
+_PAGE, _DIRECTORY_PAGE = 10, 25
+_CALLS, _TOKENS, _MINUTE_S = Rate(60, 60), Rate(60, 60), 60
+_CURSOR_LIVES_S = 600  # UNCONFIRMED
+_TOKEN_LIVES_S = 3600  # UNCONFIRMED
+_CLIENT = {"client_id": "sandbox-app", "client_secret": "sandbox-app-secret"}
+_PARTS = {f"include_{part}": part for part in ("transcript", "action_items", "highlights", "crm_matches")}
+_PARTS["include_summary"] = "default_summary"
+_HEAVY = {"transcript", "default_summary"}
+
+
+@dataclass(slots=True)
+class _Recorded:
+    """A meeting with all its parts, and when each of them is ready. It is listed from its ``created_at`` on."""
+
+    item: Json
+    started: datetime
+    ready: Mapping[str, datetime]
+
+    @property
+    def created(self) -> datetime:
+        return datetime.fromisoformat(self.item["created_at"])
+
+    @property
+    def key(self) -> tuple[datetime, int]:
+        return self.started, self.item["recording_id"]
+
+
+@dataclass(slots=True)
+class _Account:
+    """A company at Fathom. ``tokens``: the pair that is good; ``minted``, ``recorded``: how many there ever were."""
+
+    company: Company
+    meetings: list[_Recorded] = field(default_factory=list)
+    recorded: int = 0
+    revoked: bool = False
+    minted: int = 0
+    tokens: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """Who calls, and until when (None: for good, by an API key). User 0 is an admin."""
+
+    account: _Account
+    user: Somebody
+    expires_at: datetime | None = None
+
+
+class Fathom:
+    name = "fathom"
+    actions: Mapping[str, str] = {
+        "add": "a meeting has just ended: {title, ready_in_s: 0}",
+        "edit": "{recording_id, title, shared_with, summary, completed}; without an id the newest meeting",
+        "delete": "{recording_id}",
+        "revoke": "the workspace's credentials are refused",
+        "restore": "they are accepted again",
+    }
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._accounts: dict[str, _Account] = {}
+        self._access: dict[str, _Access] = {}
+        self._refresh_tokens: dict[str, str] = {}  # spent ones too → workspace
+        self._recent: dict[str, deque[float]] = {}
+        for workspace, company in world.companies.items():
+            account = self._accounts[workspace] = _Account(company)
+            for who in company.staff:
+                self._access[self.key(workspace, who.index)] = _Access(account, who)
+            self._mint(account)
+            rng = world.random("fathom", workspace, "week")
+            for planned in said.week(rng, world.born, world.options.days, world.options.meetings_per_day):
+                self._record(account, planned)
+
+    def key(self, workspace: str, person: int = 0) -> str:
+        """The API key of that member of the company's staff; number 0 is an admin."""
+        return f"fk_{self._world.random('fathom', workspace, 'key', person).getrandbits(128):032x}"
+
+    def _mint(self, account: _Account) -> None:
+        workspace, expires_at = account.company.workspace, self._world.clock.now() + timedelta(seconds=_TOKEN_LIVES_S)
+        rng = self._world.random("fathom", workspace, "tokens", account.minted)
+        access, refresh = f"at_{rng.getrandbits(128):032x}", f"rt_{rng.getrandbits(128):032x}"
+        self._access[access] = _Access(account, account.company.staff[0], expires_at)
+        self._refresh_tokens[refresh] = workspace
+        account.tokens = {"access_token": access, "refresh_token": refresh, "expires_at": zulu(expires_at)}
+        account.minted += 1
+
+    def _record(self, account: _Account, planned: said.Planned) -> _Recorded:
+        rng = self._world.random("fathom", account.company.workspace, "meeting", account.recorded)
+        one = said.talk(rng, account.company, planned.kind)
+        started = (planned.ended - timedelta(seconds=one.seconds)).replace(microsecond=0)
+        number = 300_000_000 + account.company.index * 1_000_000 + account.recorded * 37
+        item = said.recording(rng, account.company, one, started, number)
+        ready = dict.fromkeys(_PARTS.values(), planned.summary_at) | {"transcript": planned.transcript_at}
+        account.recorded += 1
+        account.meetings.append(_Recorded(item, started, ready))
+        return account.meetings[-1]
+
+    def _visible(self, access: _Access) -> list[_Recorded]:
+        """Own recordings; what is shared with one's team, for an admin all that is shared. Newest recording first."""
+        now, team = self._world.clock.now(), said.TEAMS[access.user.role]
+        seen = [
+            one
+            for one in access.account.meetings
+            if one.created <= now
+            and (
+                one.item["recorded_by"]["email"] == access.user.email
+                or (access.user.index == 0 and one.item["shared_with"] != "no_teams")
+                or team in said.teams_of(one.item)
+            )
+        ]
+        return sorted(seen, key=lambda one: one.key, reverse=True)
+
+    def _shown(self, one: _Recorded, parts: Sequence[str]) -> Json:
+        """The meeting with these parts; the others, and what is not ready yet, are null."""
+        now, item = self._world.clock.now(), dict(one.item)
+        empty = self._world.switch("fathom.not_ready", "404") == "empty"
+        for part in _PARTS.values():
+            if part not in parts:
+                item[part] = None
+            elif now < one.ready[part]:
+                item[part] = [] if empty and part in {"transcript", "action_items", "highlights"} else None
+        if not item["transcript"]:  # contract: names are matched only with the transcript
+            nameless = {"matched_speaker_display_name": None}
+            item["calendar_invitees"] = [who | nameless for who in item["calendar_invitees"]]
+        if self._world.switch("fathom.nulls", "off") == "on":
+            item["sentiment"] = {"score": None}
+            if item["meeting_title"] is None:
+                item |= {"scheduled_start_time": None, "scheduled_end_time": None, "shared_with": "guests"}
+        return item
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        answers: dict[str, Callable[[web.Request, _Access], web.Response]] = {
+            "meetings": self._meetings,
+            "recordings/{id}/transcript": self._recording,
+            "recordings/{id}/summary": self._recording,
+            **dict.fromkeys(("teams", "team_members", "users", "meeting_types"), self._directory),
+        }
+        gets = [web.get(f"{_BASE}/{path}", self._guarded(path, answer)) for path, answer in answers.items()]
+        return [*gets, web.post(f"{_BASE}/oauth2/token", self._token)]
+
+    def _guarded(
+        self, path: str, answer: Callable[[web.Request, _Access], web.Response]
+    ) -> Callable[[web.Request], Any]:
+        method = path.replace("{id}/", "")
+
+        async def handler(request: web.Request) -> web.Response:
+            bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+            access = self._access.get(request.headers.get("X-Api-Key") or bearer)
+            now, workspace = self._world.clock.now(), access.account.company.workspace if access else ""
+            self._world.seen(request, "fathom", method, workspace)
+            if not access or access.account.revoked or (access.expires_at and access.expires_at <= now):
+                return _json({"error": "Unauthorized"}, 401)
+            heavy = method.startswith("recordings") or any(
+                request.query.get(flag) == "true" for flag, part in _PARTS.items() if part in _HEAVY
+            )
+            user = ("fathom", workspace, access.user.email)  # two keys of one user share a budget (UNCONFIRMED)
+            wait = self._world.over_limit(_CALLS, *user, "calls")
+            if wait is None and heavy:
+                rate = Rate(int(self._world.switch("fathom.heavy", "30")), _MINUTE_S)
+                wait = self._world.over_limit(rate, *user, "heavy")
+            if wait is not None:
+                response = _limited(wait)
+            else:
+                try:
+                    response = answer(request, access)
+                except ValueError as error:
+                    response = _json({"error": str(error)}, 400)
+            response.headers.update(self._counted(access, now.timestamp()))
+            return response
+
+        return handler
+
+    def _counted(self, access: _Access, now: float) -> dict[str, str]:
+        """The headers speak of all calls (UNCONFIRMED)."""
+        recent = self._recent.setdefault(access.user.email, deque(maxlen=_CALLS.calls))
+        recent.append(now)
+        while recent[0] <= now - _MINUTE_S:
+            recent.popleft()
+        return {
+            "RateLimit-Limit": str(_CALLS.calls),
+            "RateLimit-Remaining": str(_CALLS.calls - len(recent)),
+            "RateLimit-Reset": str(math.ceil(recent[0] + _MINUTE_S - now)),
+        }
+
+    def _meetings(self, request: web.Request, access: _Access) -> web.Response:
+        parts = [part for flag, part in _PARTS.items() if request.query.get(flag) == "true"]
+        if access.expires_at and not _HEAVY.isdisjoint(parts):
+            if self._world.switch("fathom.oauth_flags", "400") == "400":
+                raise ValueError("include_transcript and include_summary are unavailable for OAuth apps")
+            parts = [part for part in parts if part not in _HEAVY]
+        rows = [one for one in self._visible(access) if self._asked_for(one, request)]
+        return self._page(request, rows, _PAGE, lambda one: self._shown(one, parts))
+
+    def _asked_for(self, one: _Recorded, request: web.Request) -> bool:
+        query, item, created = request.query, one.item, one.created
+        slack = timedelta(seconds=1 if self._world.switch("fathom.inclusive", "off") == "on" else 0)
+        teams, recorders = query.getall("teams[]", []), query.getall("recorded_by[]", [])
+        domains = query.getall("calendar_invitees_domains[]", [])
+        return (
+            ("created_after" not in query or created > _time(query["created_after"]) - slack)
+            and ("created_before" not in query or created < _time(query["created_before"]) + slack)
+            and (not teams or not said.teams_of(one.item).isdisjoint(teams))
+            and (not recorders or item["recorded_by"]["email"] in recorders)
+            and (not domains or any(who["email_domain"] in domains for who in item["calendar_invitees"]))
+            and query.get("calendar_invitees_domains_type", "all") in {"all", item["calendar_invitees_domains_type"]}
+            and query.get("meeting_type") in {None, item["meeting_type"]}
+        )
+
+    def _page(
+        self, request: web.Request, rows: Sequence[Any], limit: int, shown: Callable[[Any], Json]
+    ) -> web.Response:
+        """Rows from where the cursor says: a page's number, or (meetings only) the last row of the page before."""
+        keyed = limit == _PAGE
+        place, size = self._place(request), self._world.page_size(limit)
+        start = (int(place.get("page_num", 1)) - 1) * size
+        if "id" in place:
+            start = sum(row.key >= (_time(place["recording_started_at"]), place["id"]) for row in rows)
+        page, following = page_of(rows, start, size)
+        if keyed and start and self._world.switch("fathom.duplicates", "off") == "on":
+            page = [rows[start - 1], *page]
+        end = self._world.switch("fathom.end", "null")
+        body: Json = {
+            "limit": limit,
+            "next_cursor": "" if end == "blank" else None,
+            "items": [shown(row) for row in page],
+        }
+        if following is not None:
+            held: Json = {"for": _fingerprint(request), "at": int(self._world.clock.now().timestamp())}
+            if keyed and self._world.switch("fathom.cursor", "keyset") == "keyset":
+                at, number = page[-1].key
+                held |= {"recording_started_at": zulu(at), "id": number, "finished": []}
+            else:
+                held["page_num"] = following // size + 1
+            body["next_cursor"] = base64.urlsafe_b64encode(orjson.dumps(held)).decode()
+        elif end == "absent":
+            del body["next_cursor"]
+        return _json(body)
+
+    def _place(self, request: web.Request) -> Json:
+        """What the cursor holds; it is good for a while, and for the parameters it was made with. Raises ValueError."""
+        if not (cursor := request.query.get("cursor")):
+            return {}
+        try:
+            place: Json = orjson.loads(base64.urlsafe_b64decode(cursor))
+            age = self._world.clock.now().timestamp() - place["at"]
+            good = place["for"] == _fingerprint(request) and age <= _CURSOR_LIVES_S
+        except (ValueError, TypeError, KeyError):
+            good = False
+        if not good:
+            raise ValueError("cursor is invalid")
+        return place
+
+    def _recording(self, request: web.Request, access: _Access) -> web.Response:
+        number, name = int(request.match_info["id"]), request.path.rpartition("/")[2]
+        one = next((one for one in self._visible(access) if one.item["recording_id"] == number), None)
+        part = "transcript" if name == "transcript" else "default_summary"
+        if one and self._world.clock.now() >= one.ready[part]:
+            return _json({name: one.item[part]})
+        form = self._world.switch("fathom.not_ready", "404")
+        if not one or form == "404":
+            return _json({"error": "Not found"}, 404)
+        empty: Json = {"transcript": [], "summary": {"template_name": None, "markdown_formatted": ""}}
+        return _json({name: empty[name] if form == "empty" else None})
+
+    def _directory(self, request: web.Request, access: _Access) -> web.Response:
+        name, team = request.path.rpartition("/")[2], request.query.get("team")
+        if name == "users" and access.user.index != 0:
+            return _json({"error": "Forbidden"}, 403)
+        rows: list[Json] = [{"name": one} for one in said.TEAM_NAMES]
+        if name == "meeting_types":
+            rows = [{"name": one, "status": status} for one, status in said.MEETING_TYPES]
+        elif name != "teams":
+            staff = [who for who in access.account.company.staff if team in {None, said.TEAMS[who.role]}]
+            rows = [{"name": who.name, "email": who.email} for who in staff]
+        further = {"created_at": zulu(self._world.born - timedelta(days=400))}
+        further |= {"status": "active"} if name == "users" else {}
+        return self._page(request, rows, _DIRECTORY_PAGE, lambda row: row | further)
+
+    async def _token(self, request: web.Request) -> web.Response:
+        """Only refreshing: form body, client in it, each refresh token good for one use."""
+        form = await request.post()
+        workspace = self._refresh_tokens.get(str(form.get("refresh_token")), "")
+        self._world.seen(request, "fathom", "oauth2/token", workspace)
+        wait = self._world.over_limit(_TOKENS, "fathom", str(form.get("client_id")), "token")
+        if wait is not None:
+            return _limited(wait)
+        if any(form.get(name) != value for name, value in _CLIENT.items()):
+            return _json({"error": "invalid_client"}, 400)
+        if form.get("grant_type") != "refresh_token":
+            return _json({"error": "unsupported_grant_type"}, 400)
+        account = self._accounts.get(workspace)
+        if not account or account.revoked or form["refresh_token"] != account.tokens["refresh_token"]:
+            return _json({"error": "invalid_grant"}, 400)
+        self._mint(account)
+        tokens = {name: account.tokens[name] for name in ("access_token", "refresh_token")}
+        return _json({**tokens, "expires_in": _TOKEN_LIVES_S, "token_type": "Bearer", "scope": "public_api"})
+
+    def environment(self, base: str) -> Mapping[str, str]:
+        return {
+            "SYNCD_SOURCES__FATHOM__BASE_URL": base + _BASE,
+            "SYNCD_SOURCES__FATHOM__TOKEN_URL": f"{base}{_BASE}/oauth2/token",
+        }
+
+    def connections(self) -> Iterator[Mapping[str, Any]]:
+        """An API key for each even company, OAuth for each odd one."""
+        for workspace, account in self._accounts.items():
+            key = {"api_key": self.key(workspace)}
+            yield {
+                "workspace_id": workspace,
+                "source": "fathom",
+                "account": account.company.staff[0].email,
+                "settings": {},
+                "credentials": {**account.tokens, **_CLIENT} if account.company.index % 2 else key,
+                "is_active": True,
+            }
+
+    def truth(self, workspace: str, since: datetime | None) -> Mapping[str, list[str]]:
+        account = self._accounts[workspace]
+        seen = self._visible(_Access(account, account.company.staff[0]))
+        seen = [one for one in seen if since is None or one.created > since]
+        heard = [one for one in seen if one.ready["transcript"] <= self._world.clock.now()]
+        kinds = {"meetings": seen, "transcripts": heard}
+        return {kind: sorted(str(one.item["recording_id"]) for one in some) for kind, some in kinds.items()}
+
+    def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        account, now = self._accounts[workspace], self._world.clock.now()
+        if action in {"revoke", "restore"}:
+            account.revoked = action == "revoke"
+            return {"workspace": workspace, "revoked": account.revoked}
+        if action == "add":
+            ready = now + timedelta(seconds=float(body.get("ready_in_s", 0)))
+            one = self._record(account, said.Planned(said.KINDS[0], now - timedelta(seconds=9), ready, ready))
+            one.item["title"] = str(body.get("title", one.item["title"]))
+            return {"recording_id": one.item["recording_id"]}
+        numbers = {meeting.item["recording_id"]: meeting for meeting in account.meetings}
+        newest = max(account.meetings, key=lambda meeting: meeting.created)
+        one = numbers[int(body["recording_id"])] if "recording_id" in body else newest
+        if action == "delete":
+            account.meetings.remove(one)
+        else:
+            one.item |= {name: str(body[name]) for name in ("title", "shared_with") if name in body}
+            for item in one.item["action_items"]:
+                item["completed"] = bool(body.get("completed", item["completed"]))
+            if "summary" in body:
+                one.item["default_summary"] = {"template_name": "General", "markdown_formatted": str(body["summary"])}
+        return {"recording_id": one.item["recording_id"]}
+
+
+def _time(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _fingerprint(request: web.Request) -> int:
+    """Of all parameters but the cursor: they must be the same on every page."""
+    return zlib.crc32(repr(sorted(item for item in request.query.items() if item[0] != "cursor")).encode())
+
+
+def _limited(wait: float) -> web.Response:
+    """As it was observed: no body, and a page's content type."""
+    return web.Response(status=429, headers={"Retry-After": str(math.ceil(wait))}, content_type="text/html")
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")

@@ -1,0 +1,408 @@
+"""Slack's Web API emulated under ``/slack/api/``: what the checklist of its contract asks for.
+
+Switches of UNCONFIRMED and rarer behaviour: ``slack.restricted`` on (one call a minute and 15 objects for history and
+replies), ``slack.parent_on_pages`` all|first, ``slack.metadata_absent_at_end`` on, ``slack.short_pages`` on,
+``slack.429`` json|text|empty, ``slack.cursor_life_s``, ``slack.refresh_grace_s``, ``slack.token_life_s``.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import BasicAuth, web
+
+from syncd.limits import Rate
+from syncd.sandbox.dataset.slack import SYNCBOT, Office, Room, ts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from syncd.sandbox.world import World
+
+Json = dict[str, Any]
+CLIENT = {"client_id": "1000.2000", "client_secret": "sandbox-client-secret"}
+TYPES = {"public_channel": "public", "private_channel": "private", "mpim": "mpim", "im": "im"}
+FAMILY = {"public": "channels", "private": "groups", "mpim": "mpim", "im": "im"}  # of scopes
+SCOPES = [f"{family}:{what}" for family in FAMILY.values() for what in ("read", "history")]
+SCOPES += ["channels:join", "users:read", "users:read.email"]
+PER_MINUTE = {"users.list": 20, "conversations.list": 20, "auth.test": 600}  # the others are of tier 3: 50
+
+
+class Refusal(Exception):  # noqa: N818 - the vendor refuses, nothing went wrong
+    """Slack's ``ok: false`` with ``code``; ``more``: further members of the answer."""
+
+    def __init__(self, code: str, **more: str) -> None:
+        super().__init__(code)
+        self.answer = {"ok": False, "error": code, **more}
+
+
+@dataclass
+class Install:
+    """The app in one workspace. ``access``: live token → its end, ``refresh``: token → end of its grace, None = none.
+
+    ``refused``: what every call answers. ``failing``: method → codes that its next calls answer.
+    """
+
+    office: Office
+    token: str
+    access: dict[str, datetime | None]
+    refresh: dict[str, datetime | None] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
+    scopes: list[str] = field(default_factory=lambda: list(SCOPES))
+    refused: str | None = None
+    failing: dict[str, list[str]] = field(default_factory=dict)
+
+    def need(self, scope: str) -> None:
+        if scope not in self.scopes:
+            raise Refusal("missing_scope", needed=scope, provided=",".join(self.scopes))
+
+
+class Slack:
+    """Slack for every company of the world."""
+
+    name = "slack"
+    actions: Mapping[str, str] = {
+        "post": "{channel?, text?, user?}: a new message",
+        "reply": "{channel?, ts?, text?, broadcast?}: a reply, without ts to the newest message",
+        "edit": "{channel?, ts?, text?}: edits a message, without ts the newest",
+        "delete": "{channel?, ts?}: deletes a message; a parent with replies becomes a tombstone",
+        "react": "{channel?, ts?, name?}: a reaction",
+        "invite": "{channel}: the bot becomes a member",
+        "kick": "{channel}: the bot is no longer a member",
+        "scopes": "{scopes: […]}: what the token may do from now on",
+        "rotate": "token rotation begins; answers the new credentials",
+        "revoke": "{error?}: every call is refused with token_revoked (or account_inactive, invalid_auth)",
+        "restore": "undoes revoke",
+        "fail": "{method, error, times?}: the method's next calls answer this error code",
+    }
+
+    def __init__(self, world: World) -> None:
+        self._world, self._given = world, 0
+        self._installs: dict[str, Install] = {}
+        for workspace, company in world.companies.items():
+            office = Office(company, world.random("slack", workspace), world.options, world.born)
+            seal = _digest(str(world.options.seed), workspace)
+            access: dict[str, datetime | None] = {f"xoxb-{seal}": None, f"xoxp-{seal}": None}
+            self._installs[workspace] = Install(office, f"xoxb-{seal}", access)
+        self._methods: dict[str, Callable[[Install, Json], Json]] = {
+            "auth.test": self._auth_test,
+            "users.list": self._users_list,
+            "users.conversations": self._users_conversations,
+            "conversations.list": self._conversations_list,
+            "conversations.info": self._conversations_info,
+            "conversations.join": self._conversations_join,
+            "conversations.history": self._conversations_history,
+            "conversations.replies": self._conversations_replies,
+        }
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.route(verb, "/slack/api/{method}", self._handle) for verb in ("GET", "POST")]
+
+    def environment(self, base: str) -> Mapping[str, str]:
+        return {"SYNCD_SOURCES__SLACK__BASE_URL": f"{base}/slack/api/"}
+
+    def connections(self) -> Iterator[Mapping[str, Any]]:
+        for workspace, install in self._installs.items():
+            line = {"workspace_id": workspace, "source": "slack", "account": install.office.company.name}
+            yield line | {"settings": {}, "credentials": self._credentials(install), "is_active": True}
+
+    def truth(self, workspace: str, since: datetime | None) -> Mapping[str, list[str]]:
+        """Replies are held when their parent is in the window: nothing else tells of them."""
+        office, oldest = self._installs[workspace].office, ts_of(since) if since else ""
+        rooms = [room for room in office.rooms.values() if room.member]
+        held = {f"{room.id}:{ts}" for room in rooms for ts in room.told(oldest)}
+        people = sorted(user["id"] for user in office.users)
+        return {"people": people, "conversations": sorted(room.id for room in rooms), "messages": sorted(held)}
+
+    # ── actions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Raises KeyError, ValueError."""
+        install = self._installs[workspace]
+        if action in {"post", "reply", "edit", "delete", "react"}:
+            return install.office.change(action, body, self._world.clock.now())
+        if action in {"invite", "kick"}:
+            install.office.rooms[body["channel"]].member = action == "invite"
+        elif action == "scopes":
+            install.scopes = [str(scope) for scope in body["scopes"]]
+        elif action == "fail":
+            install.failing.setdefault(body["method"], []).extend([body["error"]] * int(body.get("times", 1)))
+        elif action == "rotate":
+            install.spent.update(install.access)  # the long-lived token was exchanged
+            install.access.clear()
+            self._renew(install)
+            return self._credentials(install)
+        else:
+            install.refused = str(body.get("error", "token_revoked")) if action == "revoke" else None
+        return {"workspace": workspace, "done": action}
+
+    # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        method, args = request.match_info["method"], dict[str, Any](request.query)
+        args.pop("token", None)  # contract: a token in the query is not taken
+        if request.method == "POST" and request.content_type == "application/json":
+            args |= orjson.loads(await request.read() or b"{}")
+        elif request.method == "POST":
+            args |= {key: value for key, value in (await request.post()).items() if isinstance(value, str)}
+        said = request.headers.get("Authorization", "")
+        args["token"] = said.removeprefix("Bearer ") or args.get("token", "")
+        install = next((one for one in self._installs.values() if self._is_of(one, args)), None)
+        self._world.seen(request, "slack", method, install.office.company.workspace if install else "")
+        headers: dict[str, str] = {"x-slack-req-id": self._fresh()}
+        try:
+            if method == "oauth.v2.access":
+                answer = self._oauth(install, said, args)
+            else:
+                install = self._admitted(install, method, args["token"])
+                headers |= {"x-oauth-scopes": ",".join(install.scopes), "x-accepted-oauth-scopes": _accepts(method)}
+                answer = self._methods[method](install, args)
+            answer = {"ok": True, **answer}
+        except Refusal as refusal:
+            answer = refusal.answer
+        if wait := answer.get("retry_after"):  # the body of a real 429 is UNCONFIRMED
+            form = self._world.switch("slack.429", "json")
+            text = {"json": '{"ok":false,"error":"ratelimited"}', "text": "Too many requests"}.get(form, "")
+            kind = "application/json" if form == "json" else "text/plain"
+            return web.Response(status=429, text=text, headers={"Retry-After": wait}, content_type=kind)
+        body = orjson.dumps(answer)
+        return web.Response(body=body, headers=headers, content_type="application/json", charset="utf-8")
+
+    def _is_of(self, install: Install, args: Json) -> bool:
+        token, refresh = args["token"], args.get("refresh_token")
+        return token in install.access or token in install.spent or refresh in install.refresh
+
+    def _admitted(self, install: Install | None, method: str, token: str) -> Install:
+        """Raises what is answered instead of data: bad tokens, too many calls, errors that were asked for."""
+        if method not in self._methods:
+            raise Refusal("unknown_method")
+        if install is None:
+            raise Refusal("invalid_auth" if token else "not_authed")
+        if install.refused or token in install.spent:
+            raise Refusal(install.refused or "token_revoked")
+        ends = install.access[token]
+        if ends is not None and ends <= self._world.clock.now():
+            raise Refusal("token_expired")
+        rate = Rate(1 if self._restricted(method) else PER_MINUTE.get(method, 50), 60.0)
+        wait = self._world.over_limit(rate, "slack", install.office.company.workspace, method)
+        if wait is not None:
+            raise Refusal("ratelimited", retry_after=str(math.ceil(wait)))
+        if codes := install.failing.get(method):
+            raise Refusal(codes.pop(0))
+        return install
+
+    def _restricted(self, method: str) -> bool:
+        slow = method in {"conversations.history", "conversations.replies"}
+        return slow and self._world.switch("slack.restricted", "off") == "on"
+
+    def _auth_test(self, install: Install, args: Json) -> Json:
+        office = install.office
+        known: Json = {"url": f"https://{office.company.workspace}.slack.com/", "team": office.company.name}
+        known |= {"user": "syncbot", "user_id": office.ids[SYNCBOT], "team_id": office.id, "is_enterprise_install": False}
+        return known | ({} if args["token"].startswith("xoxp-") else {"bot_id": "B0SYNCBOT1"})
+
+    def _users_list(self, install: Install, args: Json) -> Json:
+        install.need("users:read")
+        page, rest = self._paged("users.list", args, install.office.users, "id", 1000)
+        return {"members": page, "cache_ts": int(self._world.clock.now().timestamp()), **rest}
+
+    def _users_conversations(self, install: Install, args: Json) -> Json:
+        rooms = [room.info for room in self._listed(install, args) if room.member]
+        page, rest = self._paged("users.conversations", args, rooms, "id", 999)
+        return {"channels": page, **rest}
+
+    def _conversations_list(self, install: Install, args: Json) -> Json:
+        rooms = [_info(room) for room in self._listed(install, args) if room.member or room.plan.kind == "public"]
+        page, rest = self._paged("conversations.list", args, rooms, "id", 999)
+        return {"channels": page, **rest}
+
+    def _listed(self, install: Install, args: Json) -> list[Room]:
+        types = str(args.get("types") or "public_channel").split(",")
+        if not set(types) <= set(TYPES):
+            raise Refusal("invalid_types")
+        kinds = {TYPES[name] for name in types}
+        for kind in sorted(kinds):
+            install.need(f"{FAMILY[kind]}:read")
+        hides = str(args.get("exclude_archived", "")).lower() in {"1", "true"}
+        rooms = [room for room in install.office.rooms.values() if room.plan.kind in kinds]
+        return [room for room in rooms if not (hides and room.plan.archived)]
+
+    def _room(self, install: Install, args: Json, what: str) -> Room:
+        """The conversation asked for; a private one without the bot does not exist for it."""
+        if not args.get("channel"):
+            raise Refusal("missing_argument")
+        room = install.office.rooms.get(str(args["channel"]))
+        if room is None or not (room.member or room.plan.kind == "public"):
+            raise Refusal("channel_not_found")
+        install.need(f"{FAMILY[room.plan.kind]}:{what}")
+        return room
+
+    def _conversations_info(self, install: Install, args: Json) -> Json:
+        room = self._room(install, args, "read")
+        newest = room.history()[:1] if room.member else []
+        read = {"latest": self._served(newest[0]), "last_read": ts_of(self._world.clock.now())} if newest else {}
+        return {"channel": _info(room) | read}
+
+    def _conversations_join(self, install: Install, args: Json) -> Json:
+        install.need("channels:join")
+        room = self._room(install, args, "read")
+        if room.plan.kind != "public":
+            raise Refusal("method_not_supported_for_channel_type")
+        if room.plan.archived:
+            raise Refusal("is_archived")
+        code, room.member = "already_in_channel" if room.member else "", True
+        return {"channel": _info(room)} | ({"warning": code, "response_metadata": {"warnings": [code]}} if code else {})
+
+    def _conversations_history(self, install: Install, args: Json) -> Json:
+        room = self._room(install, args, "history")
+        if not room.member and not args["token"].startswith("xoxp-"):
+            raise Refusal("not_in_channel")
+        page, rest = self._paged("conversations.history", args, _within(room.history(), args), "ts", 999)
+        echo: Json = {key: args[key] for key in ("oldest", "latest") if key in args}
+        echo |= {"pin_count": 0, "channel_actions_ts": None, "channel_actions_count": 0}
+        return {"messages": [self._served(one, room) for one in page], "has_more": _has_more(rest), **echo, **rest}
+
+    def _conversations_replies(self, install: Install, args: Json) -> Json:
+        room = self._room(install, args, "history")
+        asked = room.messages.get(str(args.get("ts")))
+        if not room.member and not args["token"].startswith("xoxp-"):
+            raise Refusal("channel_not_found")
+        if asked is None or str(asked.get("subtype")).startswith("channel_"):
+            raise Refusal("thread_not_found")
+        parent = room.messages[asked.get("thread_ts", asked["ts"])]
+        replies = _within(room.replies(parent["ts"]), args)
+        page, rest = self._paged("conversations.replies", args, replies, "ts", 1000)
+        if not args.get("cursor") or self._world.switch("slack.parent_on_pages", "all") == "all":
+            page = [parent | {"subscribed": True, "last_read": parent["ts"]}, *page]
+        return {"messages": [self._served(one) for one in page], "has_more": _has_more(rest), **rest}
+
+    def _served(self, message: Json, room: Room | None = None) -> Json:
+        """As one call shows it: blocks without an id get a new one; history shows the parent in a broadcast reply."""
+        shown = copy.deepcopy(message)
+        for block in shown.get("blocks") or []:
+            block.setdefault("block_id", self._fresh()[:5])
+        if room and shown.get("subtype") == "thread_broadcast":
+            shown["root"] = copy.deepcopy(room.messages.get(shown["thread_ts"]))
+        return shown
+
+    def _fresh(self) -> str:
+        self._given += 1
+        return _digest(str(self._given))
+
+    # ── pages ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _paged(self, method: str, args: Json, rows: list[Json], key: str, top: int) -> tuple[list[Json], Json]:
+        """A page of ``rows`` and its metadata. The cursor names the last row served: what comes later shifts none."""
+        newest_first = method == "conversations.history"
+        rows = sorted(rows, key=lambda row: str(row[key]), reverse=newest_first)
+        top = 15 if self._restricted(method) else top
+        limit = str(args.get("limit") or min(top, 100))
+        if not limit.isdigit() or (int(limit) > top and key == "id"):
+            raise Refusal("invalid_limit")
+        asked = sorted(f"{name}={value}" for name, value in args.items() if name != "cursor")
+        query, now = _digest(method, *asked), self._world.clock.now().timestamp()
+        if args.get("cursor"):
+            after = self._position(str(args["cursor"]), query, now)
+            rows = [row for row in rows if (row[key] < after if newest_first else row[key] > after)]
+        size = self._world.page_size(max(1, min(int(limit), top)))
+        if self._world.switch("slack.short_pages", "off") == "on":
+            size = max(1, size // 2)
+        if len(rows) <= size:
+            absent = self._world.switch("slack.metadata_absent_at_end", "off") == "on"
+            return rows, {} if absent else {"response_metadata": {"next_cursor": ""}}
+        told = f"{rows[size - 1][key]} {int(now) + int(self._world.switch('slack.cursor_life_s', '3600'))} {query}"
+        cursor = base64.b64encode(f"{told} {_digest(told)}".encode()).decode()
+        return rows[:size], {"response_metadata": {"next_cursor": cursor}}
+
+    def _position(self, cursor: str, query: str, now: float) -> str:
+        try:
+            told, _, seal = base64.b64decode(cursor, validate=True).decode().rpartition(" ")
+            after, ends, asked = told.split(" ")
+        except ValueError:
+            raise Refusal("invalid_cursor") from None
+        if seal != _digest(told) or asked != query or int(ends) <= now:
+            raise Refusal("invalid_cursor")
+        return after
+
+    # ── rotation ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _oauth(self, install: Install | None, said: str, form: Json) -> Json:
+        if said.startswith("Basic "):
+            basic = BasicAuth.decode(said)
+            form = {**form, "client_id": basic.login, "client_secret": basic.password}
+        for key, code in (("client_id", "invalid_client_id"), ("client_secret", "bad_client_secret")):
+            if form.get(key) != CLIENT[key]:
+                raise Refusal(code)
+        if form.get("grant_type") != "refresh_token":
+            raise Refusal("invalid_grant_type" if "grant_type" in form else "invalid_code")
+        grace = install.refresh.get(form.get("refresh_token", "")) if install else None
+        if install is None or install.refused or (grace is not None and grace <= self._world.clock.now()):
+            raise Refusal("invalid_refresh_token")
+        self._renew(install)
+        pair = {key: self._credentials(install)[key] for key in ("access_token", "refresh_token")}
+        office = install.office
+        named = {"team": {"id": office.id, "name": office.company.name}, "bot_user_id": office.ids[SYNCBOT]}
+        life_s = int(self._world.switch("slack.token_life_s", "43200"))
+        return {**pair, **named, "token_type": "bot", "scope": ",".join(install.scopes), "expires_in": life_s}
+
+    def _renew(self, install: Install) -> None:
+        """A new pair: at most two access tokens live, a spent refresh token serves for a short grace."""
+        now, number = self._world.clock.now(), str(len(install.refresh))
+        grace = now + timedelta(seconds=int(self._world.switch("slack.refresh_grace_s", "60")))
+        install.refresh = {token: ends or grace for token, ends in install.refresh.items()}
+        install.refresh[f"xoxe-1-{_digest(install.token, 'refresh', number)}"] = None
+        life = timedelta(seconds=int(self._world.switch("slack.token_life_s", "43200")))
+        install.access[f"xoxe.xoxb-1-{_digest(install.token, 'access', number)}"] = now + life
+        while len(install.access) > 2:
+            oldest = next(iter(install.access))
+            install.spent.add(oldest)
+            del install.access[oldest]
+
+    def _credentials(self, install: Install) -> Json:
+        if not install.refresh:
+            return {"token": install.token}
+        token, ends = list(install.access.items())[-1]
+        held = {"access_token": token, "refresh_token": list(install.refresh)[-1], **CLIENT}
+        return held | {"expires_at": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("/".join(parts).encode(), digest_size=10).hexdigest()
+
+
+def _accepts(method: str) -> str:
+    """The scopes of which a method takes one."""
+    if method.startswith("conversations.") or method == "users.conversations":
+        what = "history" if method in {"conversations.history", "conversations.replies"} else "read"
+        return ",".join(f"{family}:{what}" for family in FAMILY.values())
+    return "users:read" if method == "users.list" else ""
+
+
+def _info(room: Room) -> Json:
+    """Contract: membership and the number of members are told by all but users.conversations."""
+    return room.info | ({} if room.plan.kind == "im" else {"is_member": room.member, "num_members": 9})
+
+
+def _has_more(rest: Json) -> bool:
+    return bool(rest.get("response_metadata", {}).get("next_cursor"))
+
+
+def _within(rows: list[Json], args: Json) -> list[Json]:
+    """Contract: both bounds are open unless ``inclusive``."""
+    bounds = {}
+    for name, default in (("oldest", "0"), ("latest", "9999999999.999999")):
+        found = re.fullmatch(r"(\d{1,10})(?:\.(\d{1,6}))?", str(args.get(name) or default))
+        if not found:
+            raise Refusal(f"invalid_ts_{name}")
+        bounds[name] = f"{int(found[1]):010d}.{(found[2] or ''):0<6}"
+    closed = str(args.get("inclusive", "")).lower() in {"1", "true"}
+    ends = (bounds["oldest"], bounds["latest"]) if closed else ()
+    return [row for row in rows if bounds["oldest"] < row["ts"] < bounds["latest"] or row["ts"] in ends]

@@ -1,0 +1,161 @@
+"""The sandbox's world: its clock, its workspaces, the ledger of calls, the limits it enforces and the faults it acts out.
+
+Each vendor (`slack.py`, `gong.py`, `fathom.py`, `gmail.py`) builds its own data for every workspace from the same
+companies, so that the customer of a Slack thread is the customer of the call and of the mail.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from aiohttp import web
+
+from syncd.limits import Bucket, Rate
+from syncd.sandbox.dataset import Company, company
+from syncd.sandbox.faults import Faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+
+SEEN = web.RequestKey("SEEN", tuple[str, str, str])  # what `World.seen` was told of a request
+
+
+class Clock:
+    """Real time plus a shift that the control endpoint moves: tokens expire and transcripts ripen on demand."""
+
+    def __init__(self, now: datetime | None = None) -> None:
+        self._shift = (now - datetime.now(UTC)) if now else timedelta()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._shift
+
+    def monotonic(self) -> float:
+        return self.now().timestamp()
+
+    def advance(self, by: timedelta) -> None:
+        self._shift += by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How large the data set is and how the vendors behave. Sizes are per workspace.
+
+    ``days``: how far the past reaches. ``page_size``: caps every page below the vendor's own size (0 = the vendor's).
+    ``limits``: whether rate limits are enforced. ``switches``: named variants of UNCONFIRMED behaviour, see each vendor.
+    """
+
+    seed: int = 1
+    workspaces: int = 3
+    days: int = 7
+    channels: int = 4
+    messages_per_day: int = 12
+    calls_per_day: int = 3
+    meetings_per_day: int = 3
+    mails_per_day: int = 4
+    page_size: int = 0
+    limits: bool = True
+    switches: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that reached a vendor: the ledger's line."""
+
+    at: datetime
+    vendor: str
+    method: str
+    workspace: str
+    status: int
+
+
+class Vendor(Protocol):
+    """What each emulated vendor offers to the app."""
+
+    name: str
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """Its HTTP interface, under ``/<name>``. Handlers call `World.seen` first."""
+        ...
+
+    def environment(self, base: str) -> Mapping[str, str]:
+        """The ``SYNCD_SOURCES__…`` variables that point syncd here; ``base`` is ``http://127.0.0.1:PORT``."""
+        ...
+
+    def connections(self) -> Iterator[Mapping[str, Any]]:
+        """Lines for ``syncd connections import``, one per workspace."""
+        ...
+
+    def truth(self, workspace: str, since: datetime | None) -> Mapping[str, list[str]]:
+        """What a perfect reader holds of this workspace since then: kind of record → external ids."""
+        ...
+
+    def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change the data while it runs; the actions are listed by ``GET /control``. Raises KeyError, ValueError."""
+        ...
+
+    actions: Mapping[str, str]
+
+
+class World:
+    """All that the vendors share."""
+
+    def __init__(self, options: Options, clock: Clock | None = None) -> None:
+        self.options = options
+        self.clock = clock or Clock()
+        self.born = self.clock.now()
+        self.companies: dict[str, Company] = {}
+        for index in range(options.workspaces):
+            made = company(random.Random(f"{options.seed}/{index}"), index)
+            self.companies[made.workspace] = made
+        self.faults = Faults()
+        self.ledger: deque[Call] = deque(maxlen=100_000)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._buckets: dict[tuple[str, ...], Bucket] = {}
+
+    def random(self, *path: object) -> random.Random:
+        """A generator of its own for each thing made, so that one vendor's data does not move another's."""
+        return random.Random("/".join(map(str, (self.options.seed, *path))))
+
+    def page_size(self, wanted: int) -> int:
+        return min(wanted, self.options.page_size) if self.options.page_size else wanted
+
+    def switch(self, name: str, default: str) -> str:
+        return self.options.switches.get(name, default)
+
+    def seen(self, request: web.Request, vendor: str, method: str, workspace: str = "") -> None:
+        """Say what a request is: the middleware writes the ledger and acts out faults by it."""
+        request[SEEN] = (vendor, method, workspace)
+
+    def over_limit(self, rate: Rate, *bucket: str, cost: int = 1) -> float | None:
+        """None when the call is within ``rate``, else the seconds until it would be. A refused call counts nothing."""
+        if not self.options.limits:
+            return None
+        held = self._buckets.get(bucket)
+        if held is None or held.rate != rate:
+            held = self._buckets[bucket] = Bucket(rate, self.clock.monotonic, margin_s=0.0)
+        wait = held.wait_s(cost)
+        if wait > 0:
+            return wait
+        held.draw(cost)
+        return None
+
+    def record(self, call: Call) -> None:
+        self.ledger.append(call)
+        self.counts[call.vendor, call.method] += 1
+
+
+def page_of(rows: Sequence[Any], start: int, size: int) -> tuple[Sequence[Any], int | None]:
+    """``size`` rows from ``start`` and where the next page starts, None when this is the last."""
+    end = start + size
+    return rows[start:end], end if end < len(rows) else None
+
+
+def ids(rows: Iterable[Mapping[str, Any]], key: str = "id") -> list[str]:
+    return [str(row[key]) for row in rows]

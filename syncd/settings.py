@@ -1,0 +1,322 @@
+"""``syncd.toml``, then ``SYNCD_…`` in the environment, as one typed value. Read by the composition root alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from apscheduler.triggers.cron import CronTrigger
+from cryptography.fernet import Fernet
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from syncd.errors import UsageError
+from syncd.limits import Rate
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_NOT_SETTINGS = {"SYNCD_CONFIG", "SYNCD_TEST_DATABASE_URL"}
+
+
+def parse_duration(value: object) -> timedelta:
+    """``"90s"``, ``"10m"``, ``"24h"``, ``"7d"`` or a number of seconds. Raises ValueError."""
+    if isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(value))
+    if not match or isinstance(value, bool):
+        raise ValueError("write a duration such as 90s, 10m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
+
+
+def format_duration(value: timedelta) -> str:
+    """A form that `parse_duration` reads back, in the largest unit of which there are two: 24h, 7d, 10m, 60s."""
+    seconds = value.total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length and seconds % length == 0:
+            return f"{int(seconds // length)}{unit}"
+    return f"{seconds:g}s"
+
+
+def cron_trigger(text: str) -> CronTrigger:
+    """A five-field crontab line in UTC. Raises ValueError.
+
+    APScheduler counts weekdays from Monday, crontab from Sunday: numbers are turned into names. It also wants both a
+    day of the month and a weekday to match where crontab wants either, so a line with both is refused.
+    """
+    fields = str(text).split()
+    if len(fields) != 5:
+        raise ValueError("write a crontab line of five fields, such as 0-59/15 * * * *")
+    minute, hour, day, month, weekday = fields
+    if day != "*" and weekday != "*":
+        raise ValueError("give a day of the month or a weekday, not both")
+    named = re.sub(r"(?<![/\d])[0-7](?!\d)", lambda found: _WEEKDAYS[int(found[0])], weekday)
+    return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=named, timezone="UTC")
+
+
+def _checked_cron(text: str) -> str:
+    cron_trigger(text)
+    return text
+
+
+def _http_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
+        raise ValueError("write an address such as https://api.example.com, without a user name")
+    return text
+
+
+def _rate(value: object) -> Rate:
+    return value if isinstance(value, Rate) else Rate.parse(str(value))
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
+Cron = Annotated[str, AfterValidator(_checked_cron)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Limit = Annotated[Rate, BeforeValidator(_rate), PlainSerializer(str, return_type=str)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True)
+
+
+class SourceSettings(_Model):
+    """What every source has. ``limits``: name → rate; a name left out keeps the vendor's figure."""
+
+    vendor_limits: ClassVar[dict[str, str]] = {}
+
+    enabled: bool = True
+    cron: Cron
+    concurrency: int = Field(default=20, ge=1, le=1000)
+    lookback: Duration = timedelta(hours=24)
+    sweep_every: Duration | None = timedelta(hours=6)
+    sweep_lookback: Duration = timedelta(days=14)
+    run_timeout: Duration = timedelta(minutes=10)
+    patience: Duration = timedelta(seconds=60)
+    base_url: HttpUrl
+    limits: dict[str, Limit] = Field(default_factory=dict)
+
+    @field_validator("limits")
+    @classmethod
+    def _over_the_vendors(cls, given: dict[str, Rate]) -> dict[str, Rate]:
+        if unknown := set(given) - set(cls.vendor_limits):
+            raise ValueError(f"no such limit: {', '.join(sorted(unknown))}; known: {', '.join(cls.vendor_limits)}")
+        return {name: Rate.parse(rate) for name, rate in cls.vendor_limits.items()} | given
+
+
+class SlackSettings(SourceSettings):
+    """Limits by method, of Slack's tiers (contracts: 20, 50 and 100 a minute)."""
+
+    vendor_limits = {
+        "auth.test": "100/1m",
+        "users.list": "20/1m",
+        "users.conversations": "50/1m",
+        "conversations.info": "50/1m",
+        "conversations.join": "50/1m",
+        "conversations.history": "50/1m",
+        "conversations.replies": "50/1m",
+    }
+    cron: Cron = "0-59/15 * * * *"
+    sweep_lookback: Duration = timedelta(days=7)
+    base_url: HttpUrl = "https://slack.com/api/"
+
+
+class GongSettings(SourceSettings):
+    """``calls``: each second; ``day``: each day; both per company."""
+
+    vendor_limits = {"calls": "3/1s", "day": "10000/1d"}
+    cron: Cron = "5-59/15 * * * *"
+    base_url: HttpUrl = "https://api.gong.io"
+    token_url: HttpUrl = "https://app.gong.io/oauth2/generate-customer-token"
+    max_new_per_run: int = Field(default=50, ge=1)
+
+
+class FathomSettings(SourceSettings):
+    """``calls``: all; ``heavy``: transcripts and summaries; ``token``: the token endpoint."""
+
+    vendor_limits = {"calls": "60/1m", "heavy": "30/1m", "token": "60/1m"}
+    cron: Cron = "10-59/15 * * * *"
+    base_url: HttpUrl = "https://api.fathom.ai/external/v1"
+    token_url: HttpUrl = "https://fathom.video/external/v1/oauth2/token"
+    max_new_per_run: int = Field(default=50, ge=1)
+
+
+class GmailSettings(SourceSettings):
+    """``units``: quota units per user; ``prices``: units per call (projects from May 2026 on; older ones pay less)."""
+
+    vendor_limits = {"units": "6000/1m"}
+    vendor_prices: ClassVar[dict[str, int]] = {
+        "getProfile": 1,
+        "labels.list": 1,
+        "threads.list": 10,
+        "threads.get": 40,
+        "messages.get": 20,
+        "messages.attachments.get": 20,
+        "history.list": 2,
+    }
+    cron: Cron = "12-59/15 * * * *"
+    sweep_every: Duration | None = None
+    base_url: HttpUrl = "https://gmail.googleapis.com"
+    token_url: HttpUrl = "https://oauth2.googleapis.com/token"
+    threads_per_label: int = Field(default=5, ge=1)
+    prices: dict[str, int] = Field(default_factory=dict)
+
+    @field_validator("prices")
+    @classmethod
+    def _over_the_list(cls, given: dict[str, int]) -> dict[str, int]:
+        if unknown := set(given) - set(cls.vendor_prices):
+            raise ValueError(f"no such call: {', '.join(sorted(unknown))}; known: {', '.join(cls.vendor_prices)}")
+        return cls.vendor_prices | given
+
+
+class Sources(_Model):
+    slack: SlackSettings = Field(default_factory=SlackSettings)
+    gong: GongSettings = Field(default_factory=GongSettings)
+    fathom: FathomSettings = Field(default_factory=FathomSettings)
+    gmail: GmailSettings = Field(default_factory=GmailSettings)
+
+
+class DatabaseSettings(_Model):
+    url: SecretStr = SecretStr("sqlite+aiosqlite:///syncd.db")
+    pool_size: int = Field(default=10, ge=1, le=200)
+
+    @field_validator("url")
+    @classmethod
+    def _known_driver(cls, value: SecretStr) -> SecretStr:
+        form = "write sqlite+aiosqlite:///FILE or postgresql+asyncpg://USER:PASSWORD@HOST/NAME"
+        try:
+            url = make_url(value.get_secret_value())
+        except (ArgumentError, ValueError):
+            raise ValueError(form) from None
+        if url.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+            raise ValueError(f"driver {url.drivername!r} is not known; {form}")
+        if url.drivername.startswith("sqlite") and url.database in {None, "", ":memory:"}:
+            raise ValueError("SQLite needs a file, such as sqlite+aiosqlite:///syncd.db")
+        return value
+
+
+class HttpSettings(_Model):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+
+
+class LogSettings(_Model):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Settings(BaseSettings):
+    """All settings in force. `load` is the way to get one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SYNCD_", env_nested_delimiter="__", extra="forbid", validate_default=True
+    )
+
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    secret_keys: SecretStr = SecretStr("")
+    secret_keys_file: Path | None = None
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    grace: Duration = timedelta(seconds=20)
+    sources: Sources = Field(default_factory=Sources)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, whose content `load` hands in."""
+        return env_settings, init_settings
+
+    def keys(self) -> list[str]:
+        """The Fernet keys, the first seals. Raises UsageError on a file that cannot be read or a key that is none."""
+        text, where = self.secret_keys.get_secret_value(), "secret_keys"
+        if not text and self.secret_keys_file:
+            where = f"secret_keys_file {self.secret_keys_file}"
+            try:
+                text = self.secret_keys_file.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"{where} cannot be read: {type(error).__name__}") from None
+        keys = [key for key in re.split(r"[,\s]+", text) if key]
+        for number, key in enumerate(keys, 1):
+            try:
+                Fernet(key)
+            except ValueError:
+                raise UsageError(
+                    f"{where}: key {number} is not a Fernet key; `syncd keys generate` makes one"
+                ) from None
+        return keys
+
+
+def load(path: str | os.PathLike[str] | None = None) -> Settings:
+    """The settings in force: file, then environment. Raises UsageError with one line that names the key."""
+    found = _file(path)
+    content: dict[str, Any] = {}
+    if found:
+        try:
+            content = tomllib.loads(found.read_text())
+        except OSError as error:
+            raise UsageError(f"configuration {found} cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f"configuration {found}: {error}") from None
+    known = {f"SYNCD_{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        stem = name.upper().split("__")[0]
+        if stem.startswith("SYNCD_") and stem not in known | _NOT_SETTINGS:
+            raise UsageError(f"{name} in the environment is no setting; known: {', '.join(sorted(known))}")
+    try:
+        return Settings(**content)
+    except ValidationError as error:
+        raise UsageError(_first_line(error)) from None
+    except ValueError as error:  # pydantic-settings: a nested value that is not JSON
+        raise UsageError(f"the environment: {error}") from None
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """The settings in force as plain values, secrets masked."""
+    plain = settings.model_dump(mode="json")
+    plain["database"]["url"] = shown_url(settings)
+    plain["secret_keys"] = "**********" if settings.secret_keys.get_secret_value() else ""
+    return plain
+
+
+def shown_url(settings: Settings) -> str:
+    """The database's address without its password."""
+    return make_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
+
+
+def _file(path: str | os.PathLike[str] | None) -> Path | None:
+    named = path or os.environ.get("SYNCD_CONFIG")
+    if named:
+        if not Path(named).is_file():
+            raise UsageError(f"configuration {named} is not there; name another with --config or SYNCD_CONFIG")
+        return Path(named)
+    default = Path("syncd.toml")
+    return default if default.is_file() else None
+
+
+def _first_line(error: ValidationError) -> str:
+    """``sources.slack.cron: what is wrong`` - never the value, which may be a secret."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a setting; `syncd config` prints all that are"
+    return f"{key}: {first['msg'].removeprefix('Value error, ')}"

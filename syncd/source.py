@@ -1,0 +1,151 @@
+"""Source, Stream, Page, Since: all that the author of a source imports (with `records`, `errors`, `http`).
+
+A source is one file that makes one `Source` value. Its streams are async generators that yield pages. Three rules bind
+a stream:
+
+1. Yield pages as they come, and put a cursor on a page only if all that comes before it is covered. A newest-first
+   listing carries its cursor only on the window's last page.
+2. Never read the clock (`Since.now` is the run's start), never retry, sleep or log.
+3. Raise `errors.CursorExpired` when the vendor forgot the point, and let the api object raise everything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from syncd.http import Link
+    from syncd.records import Deletion, Kind, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Something known of but not ready or not readable yet: it goes to (or stays in) the backlog.
+
+    ``stream``: the stream that will try again; None = the one that yields this. ``after``: the least wait before the
+    next try; None lets policy choose a gap that grows with the number of attempts.
+    """
+
+    external_id: str
+    reason: str
+    stream: str | None = None
+    after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A backlog item of this stream whose time has come. ``attempts``: how often it was tried before."""
+
+    external_id: str
+    reason: str
+    attempts: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What is stored in one transaction: records, deletions, backlog, and the cursor that covers them.
+
+    ``cursor``: where ``partition`` of this stream resumes; None leaves it as it was. ``forget``: partitions whose
+    cursor is dropped. ``resolved``: external ids that leave this stream's backlog.
+    """
+
+    records: Sequence[Record] = ()
+    deletions: Sequence[Deletion] = ()
+    pending: Sequence[Pending] = ()
+    resolved: Sequence[str] = ()
+    partition: str = ""
+    cursor: str | None = None
+    forget: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Since:
+    """From where and how far a stream reads in this run.
+
+    ``now``: the run's start (aware UTC). ``lookback``: how far this run's window reaches back from ``now``; on a sweep
+    it is the wider one already. ``cursors``: partition → cursor of this stream. ``backlog``: this stream's due items,
+    oldest first, bounded in number. ``stored(kind, ids, *fields)``: of those ids, the live records that the store
+    holds, each with the named top-level members of its ``raw``: ``{external_id: (value, …)}``; absent ids are missing.
+    """
+
+    now: datetime
+    lookback: timedelta
+    sweep: bool = False
+    cursors: Mapping[str, str] = field(default_factory=dict)
+    backlog: Sequence[Waiting] = ()
+    stored: Callable[..., Awaitable[Mapping[str, tuple[Any, ...]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One kind of thing a source yields, with its own cursors: ``read(api, since)`` is an async generator of pages."""
+
+    name: str
+    read: Callable[[Any, Since], AsyncIterator[Page]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A key that a connection's settings may hold: ``accepts`` tells a usable value, ``form`` says it in words."""
+
+    accepts: Callable[[object], bool]
+    form: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `connections check` found: who we are there, and what is wrong, each with its way out.
+
+    ``identity``: a line a person recognises. ``facts``: further lines (scopes, channels, labels seen).
+    ``problems``: ``(what, way out)``; empty = all that was checked is well.
+    """
+
+    identity: str
+    facts: Sequence[str] = ()
+    problems: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A vendor we read.
+
+    ``connect``: from a `Link` to an api object, for one run. ``streams``: read one after the other, in this order.
+    ``counts``: the kind of record that the status object's total counts, under the name ``total_name``.
+    ``credentials``: the sets of members that suffice, any one of them. ``settings``: the keys a connection may have.
+    ``check``: asks the vendor who we are and what we may read.
+    """
+
+    name: str
+    connect: Callable[[Link], AbstractAsyncContextManager[Any]]
+    streams: tuple[Stream, ...]
+    counts: Kind
+    total_name: str
+    credentials: tuple[frozenset[str], ...]
+    settings: Mapping[str, Setting]
+    check: Callable[[Any], Awaitable[Report]]
+
+    def refuse(self, credentials: Mapping[str, object] | None, settings: Mapping[str, object]) -> str | None:
+        """Why these cannot be used, in one line without any value of a credential; None when they can."""
+        if credentials is not None and not any(_suffices(form, credentials) for form in self.credentials):
+            forms = " or ".join("{" + ", ".join(sorted(form)) + "}" for form in self.credentials)
+            return f"{self.name} credentials must hold {forms}; found members: {_names(credentials)}"
+        for key, value in settings.items():
+            if key not in self.settings:
+                return f"{self.name} has no setting {key!r}; it knows: {_names(self.settings)}"
+            if not self.settings[key].accepts(value):
+                return f"{self.name} setting {key!r} must be {self.settings[key].form}"
+        return None
+
+
+def _suffices(form: Collection[str], credentials: Mapping[str, object]) -> bool:
+    return all(credentials.get(member) not in (None, "") for member in form)
+
+
+def _names(mapping: Mapping[str, object]) -> str:
+    return ", ".join(sorted(map(str, mapping))) or "none"

@@ -1,0 +1,39 @@
+"""All SQL: `Store` is the only way to the database, and this package the only importer of `tables` besides migrations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from syncd.store.connections import Connection, Connections, Line
+from syncd.store.cycles import Cycles, Ended
+from syncd.store.database import Database, SchemaError
+from syncd.store.pages import Counts, Pages
+from syncd.store.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+__all__ = [
+    "Connection",
+    "Connections",
+    "Counts",
+    "Cycles",
+    "Database",
+    "Ended",
+    "Line",
+    "Pages",
+    "SchemaError",
+    "Store",
+]
+
+
+class Store:
+    """The database by what is done with it. ``now`` is the process's clock (aware UTC)."""
+
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self.database = database
+        self.connections = Connections(database, now)
+        self.cycles = Cycles(database, now)
+        self.pages = Pages(database, now)
+        self.status = Status(database, now)

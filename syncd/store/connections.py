@@ -1,0 +1,260 @@
+"""The connections: adding, changing, claiming by lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+
+from syncd.policy import OK, RUNNING
+from syncd.tables import OF_KIND, backlog, connections, cursors, runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from syncd.store.database import Database
+
+LEASE = timedelta(minutes=5)  # renewed with each page; a dead daemon's connection is free after it
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One workspace's link to one source, as stored. ``sealed``: its encrypted credentials."""
+
+    id: int
+    workspace_id: str | None
+    source: str
+    account: str
+    is_active: bool
+    status: str
+    settings: Mapping[str, Any]
+    sealed: str | None = field(repr=False)
+    failures: int
+    next_sync_at: datetime | None
+    lease: str | None
+    leased_until: datetime | None
+    last_success_at: datetime | None
+    last_error: str | None
+    last_error_kind: str | None
+    last_error_at: datetime | None
+    last_sweep_at: datetime | None
+    status_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One connection to add or update. ``credentials``/``is_active`` None: leave as they are (active when new)."""
+
+    workspace_id: str
+    source: str
+    account: str = ""
+    settings: Mapping[str, Any] | None = None
+    credentials: Mapping[str, Any] | None = field(default=None, repr=False)
+    is_active: bool | None = None
+
+
+_COLUMNS = [
+    connections.c.credentials.label("sealed") if name == "sealed" else connections.c[name]
+    for name in Connection.__dataclass_fields__
+]
+
+
+def _active() -> ColumnElement[bool]:
+    return and_(connections.c.is_active.is_(True), connections.c.workspace_id.is_not(None), connections.c.status == OK)
+
+
+class Connections:
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+
+    async def put(self, lines: Sequence[Line], seal: Callable[[int, Mapping[str, Any]], str]) -> tuple[int, int]:
+        """Add or update all of ``lines`` or none; answers (added, updated).
+
+        ``seal(connection id, credentials)`` encrypts. New credentials or settings put a connection that waits for a
+        person back to ``ok`` and make it due at once; they never end a pause.
+        """
+        added = updated = 0
+        async with self._database.write() as session:
+            for line in lines:
+                found = (await session.execute(_same_key(line))).one_or_none()
+                if found is None:
+                    connection_id = await self._insert(session, line)
+                    added += 1
+                else:
+                    connection_id = found.id
+                    await self._update(session, connection_id, line)
+                    updated += 1
+                if line.credentials is not None:
+                    await session.execute(_set(connection_id, credentials=seal(connection_id, line.credentials)))
+        return added, updated
+
+    async def _insert(self, session: AsyncSession, line: Line) -> int:
+        now = self._now()
+        made = await session.execute(
+            insert(connections)
+            .values(
+                workspace_id=line.workspace_id,
+                source=line.source,
+                account=line.account,
+                is_active=line.is_active is not False,
+                status=OK,
+                settings=dict(line.settings or {}),
+                failures=0,
+                next_sync_at=now,
+                status_since=now,
+                created_at=now,
+                updated_at=now,
+            )
+            .returning(connections.c.id)
+        )
+        return int(made.scalar_one())
+
+    async def _update(self, session: AsyncSession, connection_id: int, line: Line) -> None:
+        values: dict[str, Any] = {"updated_at": self._now()}
+        if line.settings is not None:
+            values["settings"] = dict(line.settings)
+        if line.is_active is not None:
+            values["is_active"] = line.is_active
+        if line.settings is not None or line.credentials is not None:
+            values |= {"status": OK, "failures": 0, "next_sync_at": self._now(), "status_since": self._now()}
+        await session.execute(_set(connection_id, **values))
+
+    async def all(self, *, source: str | None = None, workspace: str | None = None) -> list[Connection]:
+        query = select(*_COLUMNS).order_by(connections.c.id)
+        if source:
+            query = query.where(connections.c.source == source)
+        if workspace:
+            query = query.where(connections.c.workspace_id == workspace)
+        async with self._database.read() as session:
+            return [Connection(**row._mapping) for row in await session.execute(query)]
+
+    async def get(self, connection_id: int) -> Connection | None:
+        async with self._database.read() as session:
+            row = (await session.execute(select(*_COLUMNS).where(connections.c.id == connection_id))).one_or_none()
+        return Connection(**row._mapping) if row else None
+
+    async def set_active(self, connection_id: int, *, active: bool) -> bool:
+        """Pause or resume; False when there is no such connection."""
+        async with self._database.write() as session:
+            result = await session.execute(
+                _set(connection_id, is_active=active, updated_at=self._now()).returning(connections.c.id)
+            )
+            return result.one_or_none() is not None
+
+    async def remove(self, connection_id: int, *, purge: bool) -> bool:
+        """Take a connection out; False when there is none.
+
+        Without ``purge`` its records stay readable: credentials, cursors and backlog go, the row stays as inactive.
+        With it everything of the connection goes, in one transaction.
+        """
+        async with self._database.write() as session:
+            found = await session.execute(select(connections.c.id).where(connections.c.id == connection_id))
+            if found.one_or_none() is None:
+                return False
+            for table in (cursors, backlog, *((runs, *OF_KIND.values()) if purge else ())):
+                await session.execute(delete(table).where(table.c.connection_id == connection_id))
+            if purge:
+                await session.execute(delete(connections).where(connections.c.id == connection_id))
+            else:
+                # The lease goes too: a run under way loses its right to write at its next page.
+                await session.execute(
+                    _set(
+                        connection_id,
+                        is_active=False,
+                        credentials=None,
+                        lease=None,
+                        leased_until=None,
+                        updated_at=self._now(),
+                    )
+                )
+            return True
+
+    async def claim(
+        self, source: str, lease: str, cycle_id: int, *, due: datetime | None, workspace: str | None = None
+    ) -> Connection | None:
+        """Take the connection that waits longest and has no run in this cycle yet; None when there is none.
+
+        ``due``: only those whose turn has come by then; None: every active one. Runs that a dead daemon left as running
+        are told as interrupted.
+        """
+        now = self._now()
+        tried = exists().where(runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id)
+        free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
+        query = select(connections.c.id).where(connections.c.source == source, _active(), free, ~tried)
+        if due is not None:
+            query = query.where(or_(connections.c.next_sync_at.is_(None), connections.c.next_sync_at <= due))
+        if workspace is not None:
+            query = query.where(connections.c.workspace_id == workspace)
+        query = (
+            query.order_by(connections.c.next_sync_at.asc().nulls_first(), connections.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.write() as session:
+            # Two statements: inside one UPDATE PostgreSQL may run the locking subquery more than once.
+            found = (await session.execute(query)).scalar_one_or_none()
+            if found is None:
+                return None
+            claimed = (
+                await session.execute(_set(found, lease=lease, leased_until=now + LEASE).returning(*_COLUMNS))
+            ).one()
+            await session.execute(
+                update(runs)
+                .where(runs.c.connection_id == found, runs.c.status == RUNNING)
+                .values(status="interrupted", finished_at=now, error_kind="interrupted", error="the daemon died")
+            )
+        return Connection(**claimed._mapping)
+
+    async def count_active(self, source: str, workspace: str | None = None) -> int:
+        query = select(func.count()).select_from(connections).where(connections.c.source == source, _active())
+        if workspace is not None:
+            query = query.where(connections.c.workspace_id == workspace)
+        async with self._database.read() as session:
+            return int((await session.execute(query)).scalar_one())
+
+    async def save_credentials(self, connection_id: int, sealed: str) -> None:
+        async with self._database.write() as session:
+            await session.execute(_set(connection_id, credentials=sealed, updated_at=self._now()))
+
+    async def reseal(self, reseal: Callable[[int, str], str], *, size: int = 100) -> int:
+        """Replace every sealed secret by ``reseal(connection id, sealed)``, in batches; answers how many."""
+        done, last = 0, 0
+        while True:
+            async with self._database.write() as session:
+                batch = (
+                    await session.execute(
+                        select(connections.c.id, connections.c.credentials)
+                        .where(connections.c.id > last, connections.c.credentials.is_not(None))
+                        .order_by(connections.c.id)
+                        .limit(size)
+                        .with_for_update()
+                    )
+                ).all()
+                for row in batch:
+                    await session.execute(_set(row.id, credentials=reseal(row.id, row.credentials)))
+            if not batch:
+                return done
+            done, last = done + len(batch), batch[-1].id
+
+
+def _same_key(line: Line) -> Any:
+    return (
+        select(connections.c.id)
+        .where(
+            connections.c.source == line.source,
+            connections.c.workspace_id == line.workspace_id,
+            connections.c.account == line.account,
+        )
+        .with_for_update()
+    )
+
+
+def _set(connection_id: int, **values: Any) -> Any:
+    return update(connections).where(connections.c.id == connection_id).values(**values)

@@ -1,0 +1,168 @@
+"""Cycles and their runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import exists, func, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from syncd.policy import DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
+from syncd.tables import connections, cycles, runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from syncd.policy import Verdict
+    from syncd.store.connections import Connection
+    from syncd.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a run ended, for `Cycles.finish_run`. ``error``/``hint``: words for a person, empty when all went well."""
+
+    verdict: Verdict
+    error_kind: str | None = None
+    error: str | None = None
+    hint: str | None = None
+    calls: int = 0
+    swept: bool = False
+
+
+class Cycles:
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+
+    async def begin(self, source: str, trigger: str, turn: datetime | None) -> int:
+        """The cycle of this turn, made or joined (another daemon's cron fired for the same turn); answers its id.
+
+        A cycle that a dead daemon left as running, with no run of it alive, is told as interrupted.
+        """
+        now = self._now()
+        dialect = sqlite if self._database.is_sqlite else postgresql
+        async with self._database.write() as session:
+            alive = exists().where(runs.c.cycle_id == cycles.c.id, runs.c.status == RUNNING)
+            await session.execute(
+                update(cycles)
+                .where(cycles.c.source == source, cycles.c.status == RUNNING, ~alive)
+                .where(cycles.c.turn.is_distinct_from(turn) if turn else cycles.c.started_at < now)
+                .values(status=INTERRUPTED, finished_at=now)
+            )
+            made = await session.execute(
+                dialect.insert(cycles)
+                .values(source=source, trigger=trigger, turn=turn, status=RUNNING, started_at=now)
+                .on_conflict_do_nothing(index_elements=["source", "turn"])
+                .returning(cycles.c.id)
+            )
+            cycle_id = made.scalar_one_or_none()
+            if cycle_id is None:
+                joined = select(cycles.c.id).where(cycles.c.source == source, cycles.c.turn == turn)
+                cycle_id = (await session.execute(joined)).scalar_one()
+            return int(cycle_id)
+
+    async def has(self, source: str, turn: datetime) -> bool:
+        """Whether some daemon has started the cycle of this turn."""
+        query = select(cycles.c.id).where(cycles.c.source == source, cycles.c.turn == turn)
+        async with self._database.read() as session:
+            return (await session.execute(query)).one_or_none() is not None
+
+    async def begin_run(self, cycle_id: int, connection_id: int) -> int:
+        async with self._database.write() as session:
+            made = await session.execute(
+                insert(runs)
+                .values(cycle_id=cycle_id, connection_id=connection_id, status=RUNNING, started_at=self._now())
+                .returning(runs.c.id)
+            )
+            return int(made.scalar_one())
+
+    async def finish_run(self, run_id: int, connection: Connection, lease: str, ended: Ended) -> bool:
+        """Store a run's end and free the lease, in one transaction; False when the lease is no longer ours.
+
+        Then only the run's row is written: the connection belongs to somebody else.
+        """
+        now, verdict = self._now(), ended.verdict
+        failed = verdict.run_status == FAILED
+        values: dict[str, Any] = {
+            "lease": None,
+            "leased_until": None,
+            "status": verdict.connection_status,
+            "failures": verdict.failures,
+            "next_sync_at": verdict.next_sync_at,
+            "updated_at": now,
+        }
+        if verdict.connection_status != connection.status:
+            values["status_since"] = now
+        if verdict.run_status == SUCCEEDED:
+            values |= {"last_success_at": now, "last_error": None, "last_error_kind": None, "last_error_at": None}
+            values |= {"last_sweep_at": now} if ended.swept else {}
+        elif failed:
+            words = f"{ended.error} - {ended.hint}" if ended.hint else ended.error
+            values |= {"last_error": words, "last_error_kind": ended.error_kind, "last_error_at": now}
+        async with self._database.write() as session:
+            mine = await session.execute(
+                update(connections)
+                .where(connections.c.id == connection.id, connections.c.lease == lease)
+                .values(**values)
+                .returning(connections.c.id)
+            )
+            await session.execute(
+                update(runs)
+                .where(runs.c.id == run_id, runs.c.status == RUNNING)
+                .values(
+                    status=verdict.run_status,
+                    finished_at=now,
+                    calls=ended.calls,
+                    error_kind=ended.error_kind,
+                    error=ended.error,
+                    hint=ended.hint,
+                )
+            )
+            return mine.one_or_none() is not None
+
+    async def finish(self, cycle_id: int, *, status: str) -> dict[str, Any]:
+        """Sum the cycle's runs into its row; answers the status object's parts, ``failures`` among them."""
+        counted = [
+            func.coalesce(func.sum(runs.c[name]), 0) for name in ("records", "added", "changed", "deleted", "calls")
+        ]
+        ways = [
+            func.coalesce(func.sum((runs.c.status == way).cast(cycles.c.total.type)), 0)
+            for way in (SUCCEEDED, FAILED, DEFERRED)
+        ]
+        async with self._database.write() as session:
+            row = (await session.execute(select(*counted, *ways).where(runs.c.cycle_id == cycle_id))).one()
+            counts = ("total", "added", "changed", "deleted", "calls")
+            names = (*counts, "successful_workspaces", "failed_workspaces", "deferred_workspaces")
+            values: dict[str, Any] = {name: int(value) for name, value in zip(names, row, strict=True)}
+            finished = self._now()
+            await session.execute(
+                update(cycles).where(cycles.c.id == cycle_id).values(status=status, finished_at=finished, **values)
+            )
+            cycle = (await session.execute(select(cycles).where(cycles.c.id == cycle_id))).one()
+            failures = await session.execute(
+                select(
+                    runs.c.connection_id,
+                    connections.c.workspace_id,
+                    runs.c.error_kind.label("kind"),
+                    runs.c.error,
+                    runs.c.hint,
+                )
+                .join(connections, connections.c.id == runs.c.connection_id)
+                .where(runs.c.cycle_id == cycle_id, runs.c.status == FAILED)
+                .order_by(runs.c.id)
+            )
+            values["failures"] = [
+                {
+                    "connection_id": one.connection_id,
+                    "workspace_id": one.workspace_id,
+                    "kind": one.kind,
+                    "error": one.error,
+                    "hint": one.hint or "",
+                }
+                for one in failures
+            ]
+        values |= {"status": status, "started_at": cycle.started_at, "finished_at": finished}
+        return values

@@ -1,0 +1,174 @@
+"""One code path to SQLite and PostgreSQL: engine, sessions, migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+import sqlite3
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiosqlite
+import orjson
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy import Connection as SyncConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+_MIGRATION_LOCK = 0x73796E6364  # "syncd": PostgreSQL's advisory lock for daemons that migrate at the same moment
+
+
+class SchemaError(Exception):
+    """The schema is missing, older or newer than this program; ``str()`` is one line with the way out."""
+
+
+class Dumped(str):
+    """JSON that is text already: stored as it is, not dumped once more."""
+
+    __slots__ = ()
+
+
+def _dumps(value: Any) -> str:
+    return value if isinstance(value, Dumped) else orjson.dumps(value).decode()
+
+
+class Database:
+    """The engine and its sessions. Each coroutine takes a session of its own, for as long as one transaction.
+
+    ``url``: ``sqlite+aiosqlite:///FILE`` or ``postgresql+asyncpg://…``. ``pool_size``: database connections in all.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {
+            "json_serializer": _dumps,
+            "json_deserializer": orjson.loads,
+            "hide_parameters": True,
+        }
+        if self.is_sqlite:
+            options |= {"async_creator": self._open_sqlite, "pool_size": pool_size}
+        else:
+            options |= {"pool_size": pool_size, "max_overflow": 0, "pool_pre_ping": True, "pool_timeout": 30}
+            options["connect_args"] = {"timeout": 10, "server_settings": {"application_name": "syncd"}}
+        self.engine = create_async_engine(self.url, **options)
+        if self.is_sqlite:
+            event.listen(self.engine.sync_engine, "connect", _sqlite_connected)
+            event.listen(self.engine.sync_engine, "begin", _sqlite_begun)
+        writing = self.engine.execution_options(syncd_writes=True)
+        self._reads = async_sessionmaker(self.engine, expire_on_commit=False)
+        self._writes = async_sessionmaker(writing, expire_on_commit=False)
+        # SQLite has one writer: waiting here is fair, waiting in its busy loop is not.
+        self._writer = asyncio.Lock()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """A session for reading, in one transaction."""
+        async with self._reads.begin() as session:
+            yield session
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncSession]:
+        """A session whose transaction is committed at the end, rolled back on an exception."""
+        if self.is_sqlite:
+            async with self._writer, self._writes.begin() as session:
+                yield session
+        else:
+            async with self._writes.begin() as session:
+                yield session
+
+    async def _open_sqlite(self) -> aiosqlite.Connection:
+        file = str(self.url.database)
+        # What cannot be opened fails here: aiosqlite would leave a thread behind that outlives the event loop.
+        sqlite3.connect(file).close()
+        return await aiosqlite.connect(file, isolation_level=None, timeout=10)
+
+    async def ping(self) -> None:
+        """Raises what the database raises when it does not answer."""
+        async with self.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+
+    async def migrate(self) -> tuple[str | None, str]:
+        """Create or upgrade the schema; answers (revision before, revision now). Raises `SchemaError` on a newer one."""
+        async with self.engine.execution_options(syncd_writes=True).begin() as connection:
+            if not self.is_sqlite:
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            before = await self._revision(connection)
+            script = _script()
+            if before is not None and before not in {revision.revision for revision in script.walk_revisions()}:
+                raise SchemaError(f"the database has schema {before}, newer than this syncd knows: upgrade syncd")
+            await connection.run_sync(_upgrade)
+            return before, _head(script)
+
+    async def check_schema(self) -> None:
+        """Raises `SchemaError` unless the schema is exactly the one this program writes."""
+        async with self.engine.connect() as connection:
+            found = await self._revision(connection)
+        head = _head(_script())
+        if found is None:
+            raise SchemaError("the database has no syncd schema yet: run `syncd migrate` (or `syncd serve --migrate`)")
+        if found != head:
+            known = found in {revision.revision for revision in _script().walk_revisions()}
+            way_out = "run `syncd migrate`" if known else "upgrade syncd"
+            raise SchemaError(f"the database has schema {found}, this syncd writes {head}: {way_out}")
+
+    async def _revision(self, connection: AsyncConnection) -> str | None:
+        return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+
+
+def _sqlite_connected(connection: sqlite3.Connection, record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begun(connection: SyncConnection) -> None:
+    # A transaction that reads first and writes then would fail "database is locked" beside another such one.
+    writes = connection.get_execution_options().get("syncd_writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _config() -> Config:
+    packaged = Path(str(importlib.resources.files("syncd") / "_migrations"))
+    checkout = Path(__file__).resolve().parents[2] / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(packaged if packaged.is_dir() else checkout).replace("%", "%%"))
+    return config
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _head(script: ScriptDirectory) -> str:
+    head = script.get_current_head()
+    assert head is not None  # noqa: S101 - the migrations are shipped with the program
+    return head
+
+
+def _upgrade(connection: SyncConnection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def database_words(error: Exception) -> str:
+    """Why the database failed, in a few words without parameters or passwords."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    words = str(original).strip().splitlines()
+    return (words[0] if words else type(original).__name__)[:200]

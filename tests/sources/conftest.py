@@ -1,0 +1,102 @@
+"""`reader`: one connection of one source against a sandbox, through the real engine into a real store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+from sqlalchemy import select
+
+from syncd import tables
+from syncd.credentials import generate_key
+from syncd.daemon import Parts, open_parts
+from syncd.sandbox.app import Sandbox
+from syncd.sandbox.world import Options
+from syncd.settings import Settings
+from syncd.store import Line
+
+
+class Reader:
+    """``run`` is one cycle over the only connection; ``rows`` is what the store holds after it."""
+
+    def __init__(self, parts: Parts, source: str, box: Any) -> None:
+        self.parts, self.source, self.box = parts, source, box
+
+    async def run(self, *, sweep: bool = False) -> dict[str, Any]:
+        return await self.parts.engine.cycle(self.source, trigger="cli", sweep=sweep)
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        known = tables.metadata.tables[table]
+        order = known.c.external_id if "external_id" in known.c else list(known.primary_key)[0]
+        async with self.parts.store.database.read() as session:
+            return [dict(row._mapping) for row in await session.execute(select(known).order_by(order))]
+
+    async def backlog(self) -> list[dict[str, Any]]:
+        return await self.rows("backlog")
+
+    async def connection(self) -> dict[str, Any]:
+        return (await self.rows("connections"))[0]
+
+
+MakeReader = Callable[..., Awaitable[Reader]]
+
+
+@pytest_asyncio.fixture
+async def reader(tmp_path: Path) -> AsyncIterator[MakeReader]:
+    """``await reader("slack", …)``; see the brief of each parameter below."""
+    async with AsyncExitStack() as stack:
+        made = 0
+
+        async def make(
+            source: str,
+            *,
+            box: Any = None,  # a running sandbox (or anything with `.base` beside base_url)
+            settings: Mapping[str, Any] | None = None,  # the connection's
+            credentials: Mapping[str, Any] | None = None,  # default: the sandbox's own for the workspace
+            workspace: str = "acme",
+            overrides: Mapping[str, Any] | None = None,  # keys of the source's part of syncd.toml
+            base_url: str | None = None,
+            token_url: str | None = None,
+            lookback: str | None = None,
+        ) -> Reader:
+            nonlocal made
+            made += 1
+            if box is None:
+                box = await stack.enter_async_context(Sandbox(Options(workspaces=3, limits=False)))
+            mine: dict[str, Any] = {"patience": "0s"}
+            if isinstance(box, Sandbox):
+                prefix = f"SYNCD_SOURCES__{source.upper()}__"
+                mine |= {
+                    key.removeprefix(prefix).lower(): value
+                    for key, value in box.environment().items()
+                    if key.startswith(prefix)
+                }
+            mine |= {"base_url": base_url} if base_url else {}
+            mine |= {"token_url": token_url} if token_url else {}
+            mine |= {"lookback": lookback} if lookback else {}
+            mine |= overrides or {}
+            configured = Settings(
+                database={"url": f"sqlite+aiosqlite:///{tmp_path}/{source}{made}.db"},
+                secret_keys=generate_key(),
+                sources={source: mine},
+            )
+            parts = await stack.enter_async_context(open_parts(configured, migrate=True))
+            if credentials is None and isinstance(box, Sandbox):
+                lines = [
+                    one for one in box.connections() if one["source"] == source and one["workspace_id"] == workspace
+                ]
+                credentials = lines[0]["credentials"]
+            line = Line(
+                workspace_id=workspace,
+                source=source,
+                account="",
+                settings=settings or {},
+                credentials=credentials or {},
+            )
+            await parts.store.connections.put([line], parts.vault.seal)
+            return Reader(parts, source, box)
+
+        yield make
