@@ -85,7 +85,7 @@ async def open_store(
                 await database.check_schema()
             else:
                 await database.ping()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - drivers and Alembic each raise their own
             raise unreachable(settings, error) from None
         yield Store(database, now)
     finally:
@@ -107,7 +107,7 @@ async def open_parts(
         if migrate:
             try:
                 await store.database.migrate()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 raise unreachable(settings, error) from None
         metrics = Metrics()
         engine = Engine(

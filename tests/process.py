@@ -30,9 +30,9 @@ class Daemon:
 
     async def __aenter__(self) -> Daemon:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "syncd", "serve", *self._arguments, env=self._env, stderr=asyncio.subprocess.PIPE
+            sys.executable, "-m", "syncd", "serve", *self._arguments, env=self._env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        self._reader = asyncio.create_task(self._read())
+        self._readers = [asyncio.create_task(self._read_out()), asyncio.create_task(self._read_log())]
         async with asyncio.timeout(WAIT_S):
             while not self.base:
                 if self.process.returncode is not None:
@@ -44,15 +44,17 @@ class Daemon:
         if self.process.returncode is None:
             self.process.kill()
             await self.process.wait()
-        await self._reader
+        await asyncio.gather(*self._readers)
 
-    async def _read(self) -> None:
+    async def _read_out(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.base = line.decode().strip().removeprefix("syncd serves ")
+
+    async def _read_log(self) -> None:
         assert self.process.stderr is not None
         async for line in self.process.stderr:
-            text = line.decode().rstrip()
-            self.lines.append(text)
-            if text.startswith("syncd serves "):
-                self.base = text.removeprefix("syncd serves ")
+            self.lines.append(line.decode().rstrip())
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False, timeout=10) as client:

@@ -87,8 +87,8 @@ async def test_the_daemon_listens_on_loopback_only(sqlite_url: str) -> None:
 async def test_the_four_jobs_have_their_ids(sqlite_url: str) -> None:
     async with Daemon(env(sqlite_url, SYNCD_LOG__FORMAT="json")) as daemon:
         await daemon.until("/readyz", 200)
-        started = next(line for line in map(orjson.loads, daemon.lines[:-1]) if line["event"] == "daemon.started")
-    assert list(started["jobs"]) == [f"sync_{name}_periodic" for name in ("slack", "gong", "fathom", "gmail")]
+        started = next(line for line in map(orjson.loads, daemon.lines) if line["event"] == "daemon.started")
+    assert set(started["jobs"]) == {f"sync_{name}_periodic" for name in ("slack", "gong", "fathom", "gmail")}
 
 
 async def test_a_turn_missed_while_down_is_caught_up(scene: Scene) -> None:

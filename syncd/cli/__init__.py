@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -55,4 +56,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output is gone; nothing is left to say
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the last edge: a person gets a line, who debugs the traceback
+        if os.environ.get("SYNCD_LOG__LEVEL", "").lower() == "debug":
+            raise
+        fail(f"a defect in syncd: {type(error).__name__}; SYNCD_LOG__LEVEL=debug shows where", 1)
     sys.exit(code if isinstance(code, int) else 0)

@@ -23,6 +23,7 @@ from syncd.cli.terminal import (
     printable,
     settings_of,
     table,
+    workspaces,
 )
 from syncd.sources import SOURCES
 
@@ -43,7 +44,7 @@ def serve(
 ) -> None:
     """Run the daemon: four cron jobs and HTTP, until SIGTERM or Ctrl-C; then it drains and exits 0."""
     settings = settings_of(config)
-    perform(settings, daemon.serve(settings, migrate=migrate, ready=lambda at: err.print(f"syncd serves {at}")))
+    perform(settings, daemon.serve(settings, migrate=migrate, ready=lambda at: typer.echo(f"syncd serves {at}")))
 
 
 def run_once(
@@ -112,31 +113,15 @@ def _progress(engine: Engine) -> Table:
 
 def show_statuses(statuses: list[dict[str, Any]]) -> None:
     """The status objects as a table, then each failure with its way out."""
+    counts = ("added", "changed", "deleted")
     table(
-        (
-            "source",
-            "status",
-            "read",
-            "added",
-            "changed",
-            "deleted",
-            "workspaces well",
-            "failed",
-            "deferred",
-            "calls",
-            "seconds",
-        ),
+        ("source", "workspaces", "read", *counts, "calls", "seconds"),
         (
             (
                 status["source"],
-                status["status"],
+                workspaces(status),
                 status[SOURCES[status["source"]].total_name],
-                status["added"],
-                status["changed"],
-                status["deleted"],
-                status["successful_workspaces"],
-                status["failed_workspaces"],
-                status["deferred_workspaces"],
+                *(status[name] for name in counts),
                 status["calls"],
                 f"{status['duration_s']:.1f}",
             )

@@ -12,7 +12,18 @@ import typer
 from rich.markup import escape
 
 from syncd import daemon
-from syncd.cli.terminal import ConfigOption, JsonOption, ago, out, perform, print_json, printable, settings_of, table
+from syncd.cli.terminal import (
+    ConfigOption,
+    JsonOption,
+    ago,
+    out,
+    perform,
+    print_json,
+    printable,
+    settings_of,
+    table,
+    workspaces,
+)
 from syncd.credentials import SealError, Vault, generate_key
 from syncd.errors import UsageError
 from syncd.report import status_report
@@ -43,19 +54,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         print_json(report)
         return
     table(
-        (
-            "source",
-            "last cycle",
-            "started",
-            "well",
-            "failed",
-            "deferred",
-            "added",
-            "changed",
-            "deleted",
-            "backlog",
-            "next turn",
-        ),
+        ("source", "last cycle", "workspaces", "added", "changed", "deleted", "backlog", "next turn"),
         (_source_row(name, source) for name, source in report["sources"].items()),
     )
     out.print()
@@ -88,16 +87,10 @@ def _source_row(name: str, source: Mapping[str, Any]) -> tuple[object, ...]:
     next_turn = ago(source["next_turn"]) if source["enabled"] else "off"
     cycle = source["last_cycle"]
     if cycle is None:
-        return (name, "none yet", *[None] * 7, source["backlog"], next_turn)
-    counts = ("successful_workspaces", "failed_workspaces", "deferred_workspaces", "added", "changed", "deleted")
-    return (
-        name,
-        cycle["status"],
-        ago(cycle["started_at"]),
-        *(cycle[key] for key in counts),
-        source["backlog"],
-        next_turn,
-    )
+        return (name, "none yet", *[None] * 4, source["backlog"], next_turn)
+    counts = (cycle["added"], cycle["changed"], cycle["deleted"])
+    when = f"{cycle['status']}, {ago(cycle['started_at'])}"
+    return (name, when, workspaces(cycle), *counts, source["backlog"], next_turn)
 
 
 async def _report(settings: Settings) -> dict[str, Any]:
@@ -113,7 +106,7 @@ def migrate(config: ConfigOption = None) -> None:
         async with daemon.open_store(settings, checked=False) as store:
             try:
                 return await store.database.migrate()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - drivers and Alembic each raise their own
                 raise daemon.unreachable(settings, error) from None
 
     before, now = perform(settings, work())
@@ -186,7 +179,7 @@ async def _examine(settings: Settings, url: str) -> list[Finding]:
 
 
 async def _runs(url: str) -> Finding:
-    """Not running?"""
+    """Not running."""
     try:
         async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
             answer = await client.get(f"{url}/healthz")
@@ -202,7 +195,7 @@ async def _runs(url: str) -> Finding:
 
 
 def _data(report: Mapping[str, Any]) -> Finding:
-    """No data?"""
+    """No data."""
     active = [row for row in report["connections"] if row["is_active"] and row["workspace_id"]]
     if not active:
         return False, "data: no active connection", "add one with `syncd connections add`, or resume a paused one"
@@ -214,7 +207,7 @@ def _data(report: Mapping[str, Any]) -> Finding:
 
 
 async def _failures(settings: Settings, report: Mapping[str, Any]) -> list[Finding]:
-    """Many failures?"""
+    """Many failures."""
     troubled = [row for row in report["connections"] if row["state"] in {"failing", "needs_reauth", "misconfigured"}]
     findings: list[Finding] = [
         (

@@ -23,11 +23,13 @@ from syncd.settings import Settings, load
 from syncd.sources import SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Mapping
 
 T = TypeVar("T")
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+_PIPED_WIDTH = 240  # where nobody looks, a row is a line: for grep
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 ConfigOption = Annotated[
@@ -98,6 +100,13 @@ def table(headers: Iterable[str], rows: Iterable[Iterable[object]], *, title: st
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     out.print(made)
+
+
+def workspaces(counts: Mapping[str, Any]) -> str:
+    """``2 well, 1 failed`` of a cycle's or a status object's counts."""
+    named = (("successful", "well"), ("failed", "failed"), ("deferred", "deferred"))
+    words = [f"{counts[f'{key}_workspaces']} {word}" for key, word in named if counts[f"{key}_workspaces"]]
+    return ", ".join(words) or "none active"
 
 
 def _cell(value: object) -> str:

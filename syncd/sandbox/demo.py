@@ -41,15 +41,15 @@ _LOOKS = (
     (
         "Gong: the latest calls",
         """SELECT workspace_id, title, CAST(duration_s / 60 AS INTEGER), COALESCE(summary, ''),
-                  CASE WHEN transcript IS NULL THEN 'not ready yet: in the backlog' ELSE substr(transcript, 1, 90) END
-           FROM gong_calls ORDER BY started_at DESC LIMIT 3""",
+                  substr(transcript, 1, 90)
+           FROM gong_calls ORDER BY transcript IS NULL, started_at DESC LIMIT 3""",
         ("workspace", "call", "min", "brief", "transcript"),
     ),
     (
         "Fathom: the latest meetings",
         """SELECT workspace_id, title, host, substr(replace(COALESCE(summary, ''), '#', ''), 1, 90),
-                  CASE WHEN transcript IS NULL THEN 'not ready yet: in the backlog' ELSE substr(transcript, 1, 90) END
-           FROM fathom_sessions ORDER BY started_at DESC LIMIT 3""",
+                  substr(transcript, 1, 90)
+           FROM fathom_sessions ORDER BY transcript IS NULL, summary IS NULL, started_at DESC LIMIT 3""",
         ("workspace", "meeting", "host", "summary", "transcript"),
     ),
     (
@@ -129,7 +129,11 @@ async def _cycle(parts: Parts) -> list[dict[str, Any]]:
 async def _stored(parts: Parts) -> None:
     counts = await parts.store.pages.counts()
     out.rule("what is in the database", align="left")
-    out.print(", ".join(f"{count} {name}" for name, count in counts.items()) + "\n")
+    waiting = sum(row["backlog"] for row in await parts.store.status.connections())
+    out.print(
+        ", ".join(f"{count} {name}" for name, count in counts.items())
+        + f"; {waiting} recordings whose transcript is not ready yet wait in the backlog\n"
+    )
     for title, query, headers in _LOOKS:
         async with parts.store.database.read() as session:
             rows = [tuple(row) for row in await session.execute(text(query))]

@@ -86,7 +86,7 @@ class Mailbox:
         }
         self.messages[one] = message
         self.threads.setdefault(message["threadId"], []).append(one)
-        self.threads[message["threadId"]].sort(key=lambda each: (self.messages[each]["internalDate"], each))
+        self.threads[message["threadId"]].sort(key=lambda each: int(self.messages[each]["internalDate"]))
         self.record("messagesAdded", [message], now or mail.at)
         return message
 

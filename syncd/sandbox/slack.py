@@ -17,13 +17,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from aiohttp import BasicAuth, web
+from aiohttp import web
 
 from syncd.limits import Rate
 from syncd.sandbox.dataset.slack import SYNCBOT, Office, Room, ts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from syncd.sandbox.world import World
 
@@ -33,10 +33,16 @@ TYPES = {"public_channel": "public", "private_channel": "private", "mpim": "mpim
 FAMILY = {"public": "channels", "private": "groups", "mpim": "mpim", "im": "im"}  # of scopes
 SCOPES = [f"{family}:{what}" for family in FAMILY.values() for what in ("read", "history")]
 SCOPES += ["channels:join", "users:read", "users:read.email"]
+_READ, _HISTORY = (",".join(f"{family}:{what}" for family in FAMILY.values()) for what in ("read", "history"))
+ACCEPTS = {  # method → the scopes of which it takes one
+    "auth.test": "", "users.list": "users:read", "users.conversations": _READ, "conversations.list": _READ,
+    "conversations.info": _READ, "conversations.join": "channels:join", "conversations.history": _HISTORY,
+    "conversations.replies": _HISTORY,
+}  # fmt: skip
 PER_MINUTE = {"users.list": 20, "conversations.list": 20, "auth.test": 600}  # the others are of tier 3: 50
 
 
-class Refusal(Exception):  # noqa: N818 - the vendor refuses, nothing went wrong
+class Refusal(Exception):
     """Slack's ``ok: false`` with ``code``; ``more``: further members of the answer."""
 
     def __init__(self, code: str, **more: str) -> None:
@@ -48,7 +54,7 @@ class Refusal(Exception):  # noqa: N818 - the vendor refuses, nothing went wrong
 class Install:
     """The app in one workspace. ``access``: live token → its end, ``refresh``: token → end of its grace, None = none.
 
-    ``refused``: what every call answers. ``failing``: method → codes that its next calls answer.
+    ``refused``: what every call answers. ``failing``: method → codes that its next calls answer, "" = none.
     """
 
     office: Office
@@ -81,7 +87,7 @@ class Slack:
         "rotate": "token rotation begins; answers the new credentials",
         "revoke": "{error?}: every call is refused with token_revoked (or account_inactive, invalid_auth)",
         "restore": "undoes revoke",
-        "fail": "{method, error, times?}: the method's next calls answer this error code",
+        "fail": "{method, error, times?, skip?}: the method's next calls, after so many, answer this error code",
     }
 
     def __init__(self, world: World) -> None:
@@ -92,16 +98,6 @@ class Slack:
             seal = _digest(str(world.options.seed), workspace)
             access: dict[str, datetime | None] = {f"xoxb-{seal}": None, f"xoxp-{seal}": None}
             self._installs[workspace] = Install(office, f"xoxb-{seal}", access)
-        self._methods: dict[str, Callable[[Install, Json], Json]] = {
-            "auth.test": self._auth_test,
-            "users.list": self._users_list,
-            "users.conversations": self._users_conversations,
-            "conversations.list": self._conversations_list,
-            "conversations.info": self._conversations_info,
-            "conversations.join": self._conversations_join,
-            "conversations.history": self._conversations_history,
-            "conversations.replies": self._conversations_replies,
-        }
 
     def routes(self) -> list[web.RouteDef]:
         return [web.route(verb, "/slack/api/{method}", self._handle) for verb in ("GET", "POST")]
@@ -134,7 +130,8 @@ class Slack:
         elif action == "scopes":
             install.scopes = [str(scope) for scope in body["scopes"]]
         elif action == "fail":
-            install.failing.setdefault(body["method"], []).extend([body["error"]] * int(body.get("times", 1)))
+            codes = [""] * int(body.get("skip", 0)) + [str(body["error"])] * int(body.get("times", 1))
+            install.failing.setdefault(body["method"], []).extend(codes)
         elif action == "rotate":
             install.spent.update(install.access)  # the long-lived token was exchanged
             install.access.clear()
@@ -160,12 +157,11 @@ class Slack:
         headers: dict[str, str] = {"x-slack-req-id": self._fresh()}
         try:
             if method == "oauth.v2.access":
-                answer = self._oauth(install, said, args)
+                answer = {"ok": True, **self._oauth(install, said, args)}
             else:
                 install = self._admitted(install, method, args["token"])
-                headers |= {"x-oauth-scopes": ",".join(install.scopes), "x-accepted-oauth-scopes": _accepts(method)}
-                answer = self._methods[method](install, args)
-            answer = {"ok": True, **answer}
+                headers |= {"x-oauth-scopes": ",".join(install.scopes), "x-accepted-oauth-scopes": ACCEPTS[method]}
+                answer = {"ok": True, **getattr(self, f"_{method.replace('.', '_')}")(install, args)}
         except Refusal as refusal:
             answer = refusal.answer
         if wait := answer.get("retry_after"):  # the body of a real 429 is UNCONFIRMED
@@ -182,7 +178,7 @@ class Slack:
 
     def _admitted(self, install: Install | None, method: str, token: str) -> Install:
         """Raises what is answered instead of data: bad tokens, too many calls, errors that were asked for."""
-        if method not in self._methods:
+        if method not in ACCEPTS:
             raise Refusal("unknown_method")
         if install is None:
             raise Refusal("invalid_auth" if token else "not_authed")
@@ -195,8 +191,8 @@ class Slack:
         wait = self._world.over_limit(rate, "slack", install.office.company.workspace, method)
         if wait is not None:
             raise Refusal("ratelimited", retry_after=str(math.ceil(wait)))
-        if codes := install.failing.get(method):
-            raise Refusal(codes.pop(0))
+        if (codes := install.failing.get(method)) and (code := codes.pop(0)):
+            raise Refusal(code)
         return install
 
     def _restricted(self, method: str) -> bool:
@@ -206,7 +202,7 @@ class Slack:
     def _auth_test(self, install: Install, args: Json) -> Json:
         office = install.office
         known: Json = {"url": f"https://{office.company.workspace}.slack.com/", "team": office.company.name}
-        known |= {"user": "syncbot", "user_id": office.ids[SYNCBOT], "team_id": office.id, "is_enterprise_install": False}
+        known |= {"user": "syncbot", "user_id": office.ids[SYNCBOT], "team_id": office.id}
         return known | ({} if args["token"].startswith("xoxp-") else {"bot_id": "B0SYNCBOT1"})
 
     def _users_list(self, install: Install, args: Json) -> Json:
@@ -277,7 +273,7 @@ class Slack:
             raise Refusal("channel_not_found")
         if asked is None or str(asked.get("subtype")).startswith("channel_"):
             raise Refusal("thread_not_found")
-        parent = room.messages[asked.get("thread_ts", asked["ts"])]
+        parent = room.messages[str(asked.get("thread_ts", asked["ts"]))]
         replies = _within(room.replies(parent["ts"]), args)
         page, rest = self._paged("conversations.replies", args, replies, "ts", 1000)
         if not args.get("cursor") or self._world.switch("slack.parent_on_pages", "all") == "all":
@@ -336,8 +332,8 @@ class Slack:
 
     def _oauth(self, install: Install | None, said: str, form: Json) -> Json:
         if said.startswith("Basic "):
-            basic = BasicAuth.decode(said)
-            form = {**form, "client_id": basic.login, "client_secret": basic.password}
+            login, _, password = base64.b64decode(said.removeprefix("Basic ")).decode().partition(":")
+            form = {**form, "client_id": login, "client_secret": password}
         for key, code in (("client_id", "invalid_client_id"), ("client_secret", "bad_client_secret")):
             if form.get(key) != CLIENT[key]:
                 raise Refusal(code)
@@ -376,14 +372,6 @@ class Slack:
 
 def _digest(*parts: str) -> str:
     return hashlib.blake2b("/".join(parts).encode(), digest_size=10).hexdigest()
-
-
-def _accepts(method: str) -> str:
-    """The scopes of which a method takes one."""
-    if method.startswith("conversations.") or method == "users.conversations":
-        what = "history" if method in {"conversations.history", "conversations.replies"} else "read"
-        return ",".join(f"{family}:{what}" for family in FAMILY.values())
-    return "users:read" if method == "users.list" else ""
 
 
 def _info(room: Room) -> Json:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
@@ -96,8 +96,7 @@ class Mailbox:
         """The ids of a label's newest threads, as many as a first read takes. Spam and trash are listed on request."""
         wanted = int(self._link.options["threads_per_label"])
         query: dict[str, object] = {"labelIds": [label], "maxResults": min(wanted, 500)}
-        if label in {"SPAM", "TRASH"}:
-            query["includeSpamTrash"] = "true"
+        query["includeSpamTrash"] = "true" if label in {"SPAM", "TRASH"} else "false"
         found: list[str] = []
         while True:
             answer = obj(await self.ask("threads.list", **query))
@@ -112,9 +111,7 @@ class Mailbox:
         if raw is None:
             return None
         messages = []
-        for one in objs(raw.get("messages")):
-            if not text(one.get("id")):
-                continue
+        for one in [one for one in objs(raw.get("messages")) if text(one.get("id"))]:
             texts = {}
             for part_id, handle in long_texts(one).items():
                 body = await self.ask("messages.attachments.get", messageId=one["id"], id=handle)
@@ -177,8 +174,8 @@ def _gmail(base_url: str) -> Any:
 def _refused(answer: Answer) -> tuple[list[str], str]:
     """Why, from either error body: the reasons, the most telling first, and the sentence that goes with them.
 
-    Gmail: ``{"error": {"message", "errors": [{"reason"}], "details": [{"reason"}], "status"}}``, all but the message
-    optional; the token endpoint: ``{"error", "error_description"}``.
+    Gmail: ``{"error": {"message", "errors": [{"reason"}], "details": [{"reason"}], "status"}}``, or less of it; the
+    token endpoint: ``{"error", "error_description"}``.
     """
     body = answer.object_or_none() or {}
     error = obj(body.get("error"))
@@ -260,23 +257,26 @@ def _resolved(wanted: str, names: Mapping[str, str]) -> str | None:
 async def _threads(mailbox: Mailbox, since: Since) -> AsyncIterator[Page]:
     """Cursors: "" = history id, ``label:<id>`` = "read" once that label's newest threads were read."""
     partitions = {label: f"label:{label}" for label in sorted(mailbox.labels)}
-    if gone := [name for name in since.cursors if name and name not in partitions.values()]:
-        yield Page(forget=gone)
-    start = since.cursors.get("") or ""
-    if not start:
+    known = {*since.cursors, *(item.external_id for item in since.backlog)}
+    if gone := [one for one in known if one.startswith("label:") and one not in partitions.values()]:
+        yield Page(forget=gone, resolved=gone)
+    if not (start := since.cursors.get("", "")):
         start = str(number(obj(await mailbox.ask("getProfile")).get("historyId")))
         yield Page(cursor=start)
-    seen = {item.external_id for item in since.backlog}
+    seen = {item.external_id for item in since.backlog if not item.external_id.startswith("label:")}
     for thread in sorted(seen):
         if page := await _read(mailbox, thread, _Change(), keep=True):
             yield page
     for label in [label for label, partition in partitions.items() if partition not in since.cursors]:
-        new = [thread for thread in await mailbox.newest(label) if thread not in seen]
+        try:
+            new = [thread for thread in await mailbox.newest(label) if thread not in seen]
+        except Rejected as error:  # it is no label any more
+            yield Page(pending=[Pending(partitions[label], error.message)])
+            continue
         for thread in new:
-            page = await _read(mailbox, thread, _Change(), keep=True) or Page()
-            yield replace(page, partition=partitions[label], cursor="read" if thread == new[-1] else None)
-        if not new:
-            yield Page(partition=partitions[label], cursor="read")
+            if page := await _read(mailbox, thread, _Change(), keep=True):
+                yield page
+        yield Page(partition=partitions[label], cursor="read", resolved=[partitions[label]])
         seen.update(new)
     async for page in _changes(mailbox, since, start):
         yield page

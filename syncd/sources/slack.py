@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -91,8 +92,8 @@ class _Api:
         """A new pair of tokens. Contract: a refresh token serves once, both come anew, ``expires_in`` is in seconds."""
         method, held = "oauth.v2.access", self.link.credentials
         form = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}
-        client = {"client_id": held["client_id"], "client_secret": held["client_secret"]}
-        attempt = partial(_sent, method, self.client, "POST", data=form, auth=client)
+        basic = "Basic " + b64encode(f"{held['client_id']}:{held['client_secret']}".encode()).decode()
+        attempt = partial(_sent, method, self.client, "POST", data=form, headers={"Authorization": basic})
         answer, _ = await self.link.call(method, attempt, draws={}, renews=False)
         renewed = {key: answer[key] for key in ("access_token", "refresh_token") if _text(answer, key)}
         if "access_token" not in renewed:
@@ -375,8 +376,7 @@ async def check(api: _Api) -> Report:
     except Misconfigured as error:
         problems.append((error.message, error.hint))
     needed = ["users:read", *(f"{part}:history" for part in _SCOPES.values() if f"{part}:read" in api.scopes)]
-    missing = [scope for scope in needed if api.scopes and scope not in api.scopes]
-    problems += [(f"scope {scope} is missing", _ADD_SCOPE) for scope in missing]
+    problems += [(f"no scope {scope}", _ADD_SCOPE) for scope in needed if api.scopes and scope not in api.scopes]
     facts = (f"sees {seen} conversations", f"scopes: {', '.join(sorted(api.scopes)) or 'Slack did not say'}")
     host = _text(who, "url").split("/")[2:3]
     return Report(f"{_text(who, 'user')} in {_text(who, 'team')} ({''.join(host)})", facts, problems)

@@ -66,7 +66,8 @@ async def reader(tmp_path: Path) -> AsyncIterator[MakeReader]:
             made += 1
             if box is None:
                 box = await stack.enter_async_context(Sandbox(Options(workspaces=3, limits=False)))
-            mine: dict[str, Any] = {"patience": "0s"}
+            limits = type(getattr(Settings().sources, source)).vendor_limits
+            mine: dict[str, Any] = {"patience": "0s", "limits": dict.fromkeys(limits, "1000000/1s")}
             if isinstance(box, Sandbox):
                 prefix = f"SYNCD_SOURCES__{source.upper()}__"
                 mine |= {

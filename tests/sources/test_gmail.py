@@ -1,5 +1,6 @@
 """Gmail: what a run reads and keeps, against the sandbox and against canned answers."""
 
+# ruff: noqa: F811 - a fixture that is imported is named again where it is used
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
@@ -301,6 +302,20 @@ async def test_a_deselected_label_is_forgotten_and_its_mail_kept(reader):
     assert set(await cursors(r, "labels")) == {"INBOX"}
     assert await r.backlog() == []
     assert ids(await r.rows("messages")) == held
+
+
+async def test_a_label_that_was_deleted_waits_and_stops_nothing(served):
+    """Its id is known from an earlier run, so only the listing tells."""
+    gone = (400, {"error": {"message": "Invalid label: L", "errors": [{"reason": "invalidArgument"}]}})
+    r = await served({"threads": gone, "labels": {"labels": [{"id": "L", "name": "L"}]}}, settings={"labels": ["L"]})
+    status = await r.run()
+    assert status["successful_workspaces"] == 1
+    assert [row["external_id"] for row in await r.backlog()] == ["label:L"]
+    r.canned["threads"] = {"threads": [{"id": "t"}]}
+    r.canned["threads/t"] = {"id": "t", "messages": [mail("t", labels=["L"])]}
+    await r.run()
+    assert await r.backlog() == []
+    assert ids(await r.rows("messages")) == ["t"]
 
 
 async def test_the_bin_and_spam_can_be_selected(reader):

@@ -1,5 +1,6 @@
 """Gmail: limits, refusals and credentials, and what `connections check` says of them."""
 
+# ruff: noqa: F811 - a fixture that is imported is named again where it is used
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from syncd.sandbox.dataset import Company
     from syncd.sandbox.world import Options
@@ -74,13 +74,17 @@ _TALKS: dict[str, tuple[tuple[str, ...], ...]] = {
 }  # fmt: skip
 _NOTES: dict[str, tuple[str, ...]] = {
     "general": ("Good morning :sun_with_face:", "The coffee machine on 2 works again", "Fire drill at 11, a drill only",
-                "Visitors from {customer} are here today", "<!here> parking lot closes at 20:00 tonight"),
+                "Visitors from {customer} are here today", "<!here> parking lot closes at 20:00 tonight",
+                "Lost: one grey scarf. Found: three umbrellas", "Cake in the kitchen :cake:", "Wifi is back"),
     "sales": ("Signed: {customer}, {amount} :moneybag:", "Moved {customer} to stage 4", "Out tomorrow, {who} covers",
-              "{contact} is the new buyer at {customer}", "Forecast call at 9, numbers in by 8:30 please"),
+              "{contact} is the new buyer at {customer}", "Forecast call at 9, numbers in by 8:30 please",
+              "{customer} pushed the call to {day}", "Price list v{ref} is in the folder", "Demo with {contact} done"),
     "support": ("Queue is at {ref}, oldest is two days", "{customer} is happy again", "Shift handover done, two open",
-                "<mailto:help@desk.example|help@desk.example> bounced for an hour, fixed"),
+                "<mailto:help@desk.example|help@desk.example> bounced for an hour, fixed", "#{ref} is a duplicate",
+                "{contact} says thank you :heart:", "Phone line was down for 4 minutes", "Macro for refunds is live"),
     "engineering": ("Rotated the certificates on staging", "{version} is out", "On call from today: {who}",
-                    "`make test` is 40% faster after #{ref}", "Please rebase, main moved a lot today"),
+                    "`make test` is 40% faster after #{ref}", "Please rebase, main moved a lot today",
+                    "Database is on 17.2, no downtime", "Review of #{ref} please, a small one"),
     "product": ("Roadmap doc is updated", "Changelog for {version} is out", "NPS this month: {ref}"),
     "leadership": ("1:1s move to {day}", "Offer for the CS lead went out"),
     "direct": ("Thanks!", "👍", "Call me when you are back", "明日の資料、見ました。ありがとうございます"),
@@ -168,7 +172,7 @@ class Room:
         return [self.messages[ts] for ts in sorted(self.threads.get(thread_ts, ()))]
 
     def told(self, oldest: str) -> list[str]:
-        """ts of all that can be read from ``oldest`` on: replies only by a parent that is in the window."""
+        """The ts of all that can be read from ``oldest`` on: replies only by a parent that is in the window."""
         seen = [one for one in self.history() if one["ts"] >= oldest]
         told = [*seen, *(reply for one in seen for reply in self.replies(one["ts"]))]
         return [one["ts"] for one in told if one.get("subtype") != "tombstone"]
@@ -192,6 +196,7 @@ class Office:
         self.ids = [f"U0{number}{n:05d}" for n in (*range(len(company.staff)), 90, 91, 92)]
         self.users = self._people()
         self.rooms: dict[str, Room] = {}
+        self._decks: dict[tuple[Any, ...], list[Any]] = {}
         for n, plan in enumerate(_plans(options.channels)):
             letter = {"im": "D", "private": "G"}.get(plan.kind, "C")
             room = Room(f"{letter}0{number}{n:05d}", plan, plan.member)
@@ -201,8 +206,8 @@ class Office:
                 count = options.messages_per_day * plan.share * (0.7 if day else 1.0)
                 for _ in range(max(1, round(count)) if options.messages_per_day else 0):
                     self._talk(room, self._moment(day))
-            if plan.share == 1.0 and options.messages_per_day:
-                self._oddities(room)
+            for odd in self._oddities()[n :: options.channels] if n < options.channels else ():
+                odd(room)
 
     def message(self, by: int, text: str, extra: Json) -> Json:
         """A person's post comes with a rich_text block; the build bot has its own name and no user."""
@@ -251,7 +256,7 @@ class Office:
             "version": f"v3.{rng.randrange(2, 30)}.0", "day": rng.choice(("Monday", "Tuesday", "Thursday")),
         }  # fmt: skip
         is_talk, topic = rng.random() < 0.2, room.plan.topic
-        opening, *answers = rng.choice(_TALKS[topic]) if is_talk else (rng.choice(_NOTES[topic]),)
+        opening, *answers = self._drawn(_TALKS[topic]) if is_talk else (self._drawn(_NOTES[topic]),)
         message = self.message(by, opening.format(**words), {})
         if (chance := rng.random()) < 0.15:
             users = [self.ids[one] for one in rng.sample(range(staff), rng.randrange(1, 4))]
@@ -264,32 +269,54 @@ class Office:
             if at < self._born - timedelta(minutes=1):
                 room.post(at, self.message(by, answer.format(**words), {}), ts)
 
-    def _oddities(self, room: Room) -> None:
-        """What real channels hold besides talk, most of it in the last day."""
-        rng, number = self._rng, self._rng.randrange(400, 900)
+    def _drawn(self, cards: tuple[Any, ...]) -> Any:
+        """A card that was not drawn since the deck was shuffled: people do not say the same all day."""
+        if not self._decks.get(cards):
+            self._decks[cards] = self._rng.sample(cards, len(cards))
+        return self._decks[cards].pop()
 
-        def say(hours: float, by: int, text: str, thread: str | None = None, **extra: Any) -> str:
-            return room.post(self._born - timedelta(hours=hours), self.message(by, text, extra), thread)
+    def _say(self, room: Room, hours: float, by: int, text: str, thread: str | None = None, **extra: Any) -> str:
+        at = self._born - timedelta(hours=hours, seconds=0 if thread else self._rng.randrange(1200))
+        return room.post(at, self.message(by, text, extra), thread)
 
-        hours = 21 + rng.random()
-        for state in ("running", "green"):  # the build bot tells of start and end within the same second
-            build = {"id": 1, "fallback": f"{number}: {state}", "title": f"Build {number}", "text": f"main: *{state}*"}
-            say(hours, CI, "", attachments=[build])
-        say(15 + rng.random(), 1, "", upload=True, files=[_file(f"F0{number:08d}", "numbers.pdf")])
-        say(9 + rng.random(), 2, "set the channel topic: Be kind", subtype="channel_topic", topic="Be kind")
-        say(4 + rng.random(), SYNCBOT, "", blocks=_report(number))
-        say(2 + rng.random(), 3, "نراكم غدًا 🙏🏽 — bis morgen", edited=None, files=None, bot_profile=None)
-        say(40 + rng.random(), 4, "is out for lunch", subtype="me_message")
-        say(7 + rng.random(), FOREIGN, "Hello from the other side, the shared channel works")
-        wrong = say(11, 0, "Wrong channel, sorry")
-        say(10.9, 1, "?", wrong)
-        say(10.8, 2, "What was this?", wrong)
-        room.delete(wrong)
-        late = say(74, 1, "Thread for this week's numbers, please add yours")
-        say(73, 2, "Mine are in", late)
-        say(3, 3, "Late, sorry: mine too", late)
-        phone = say(13, 2, "Who takes the on-call phone tonight?")
-        say(12.9, 4, "I do, told everybody", phone, subtype="thread_broadcast")
+    def _oddities(self) -> list[Callable[[Room], Any]]:
+        """What real channels hold besides talk, most of it in the last day; shared out among the channels."""
+        say, number = self._say, self._rng.randrange(400, 900)
+
+        def builds(room: Room) -> None:
+            hours = self._rng.uniform(20, 22)
+            for state in ("running", "green"):  # the build bot tells of start and end within the same second
+                told = {"id": 1, "fallback": state, "title": f"Build {number}", "text": f"main: *{state}*"}
+                at = self._born - timedelta(hours=hours)
+                room.post(at, self.message(CI, "", {"attachments": [told]}))
+
+        def tombstone(room: Room) -> None:
+            wrong = say(room, 11, 0, "Wrong channel, sorry")
+            say(room, 10.9, 1, "?", wrong)
+            say(room, 10.8, 2, "What was this?", wrong)
+            room.delete(wrong)
+
+        def late_reply(room: Room) -> None:
+            parent = say(room, 74, 1, "Thread for this week's numbers, please add yours")
+            say(room, 73, 2, "Mine are in", parent)
+            say(room, 3, 3, "Late, sorry: mine too", parent)
+
+        def broadcast(room: Room) -> None:
+            parent = say(room, 13, 2, "Who takes the on-call phone tonight?")
+            say(room, 12.9, 4, "I do, told everybody", parent, subtype="thread_broadcast")
+
+        return [
+            lambda room: say(room, 9, 2, "set the channel topic: Be kind", subtype="channel_topic", topic="Be kind"),
+            late_reply,
+            tombstone,
+            builds,
+            lambda room: say(room, 2, 3, "نراكم غدًا 🙏🏽 — bis morgen", edited=None, files=None, bot_profile=None),
+            lambda room: say(room, 15, 1, "", upload=True, files=[_file(f"F0{number:08d}", "numbers.pdf")]),
+            lambda room: say(room, 4, SYNCBOT, "", blocks=_report(number)),
+            broadcast,
+            lambda room: say(room, 40, 4, "is out for lunch", subtype="me_message"),
+            lambda room: say(room, 7, FOREIGN, "Hello from the other side, the shared channel works"),
+        ]
 
     def _people(self) -> list[Json]:
         """Slackbot, the staff, two bots, one who left and a guest with hardly a profile; FOREIGN is not listed."""

@@ -1,0 +1,406 @@
+"""Slack's source: pure mappers on odd JSON, and what a reader holds after cycles against the sandbox."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from syncd.errors import AuthError, CursorExpired, Misconfigured, RateLimited, Rejected, SourceError, Transient
+from syncd.sandbox.world import Options
+from syncd.sources.slack import SOURCE, _conversation, _fault, _message, _person
+from syncd.store import Line
+
+DAY = timedelta(hours=24)
+
+
+def said(**members: Any) -> str | None:
+    return _message("C1", {"ts": "1700000000.000100", **members}).text
+
+
+def truth(r: Any, lookback: timedelta = DAY) -> Any:
+    return r.box.slack.truth("acme", datetime.now(UTC) - lookback)
+
+
+async def live(r: Any, table: str) -> list[str]:
+    return [row["external_id"] for row in await r.rows(table) if row["deleted_at"] is None]
+
+
+async def one(r: Any, external_id: str) -> dict[str, Any]:
+    return next(row for row in await r.rows("messages") if row["external_id"] == external_id)
+
+
+def act(r: Any, action: str, **body: Any) -> Any:
+    return r.box.slack.act("acme", action, body)
+
+
+def calls(r: Any, method: str) -> int:
+    return r.box.world.counts["slack", method]
+
+
+# ── mappers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("mrkdwn", "readable"),
+    [
+        ("hi <@U1|ana> and <@U2>", "hi @ana and @U2"),
+        ("see <#C1|sales> or <#C2>", "see #sales or #C2"),
+        ("<!here> <!channel|channel> <!subteam^S1|@ops> <!subteam^S2>", "@here @channel @ops @S2"),
+        ("<!date^1700000000^{date}|14 Nov> it is", "14 Nov it is"),
+        ("<https://a.example/x?a=1&amp;b=2|docs> <https://b.example>", "docs (https://a.example/x?a=1&b=2) https://b.example"),
+        ("<mailto:a@b.example|a@b.example>", "a@b.example"),
+        ("1 &lt; 2 &amp;&amp; 3 &gt; 2 &amp;lt;", "1 < 2 && 3 > 2 &lt;"),
+        ("a <> b < c", "a <> b < c"),
+        ("日本語 🙏🏽", "日本語 🙏🏽"),
+    ],
+)
+def test_mrkdwn_becomes_what_a_person_reads(mrkdwn: str, readable: str) -> None:
+    assert said(text=mrkdwn) == readable
+
+
+def test_without_text_rich_text_blocks_speak_literally() -> None:
+    elements = [
+        {"type": "text", "text": "a <b> &lt; "},
+        {"type": "user", "user_id": "U1"},
+        {"type": "text", "text": " "},
+        {"type": "link", "url": "https://x.example", "text": "x"},
+        {"type": "emoji", "name": "tada"},
+        {"type": "channel", "channel_id": "C9"},
+        {"type": "broadcast", "range": "here"},
+        {"type": "usergroup", "usergroup_id": "S1"},
+    ]
+    section = {"type": "rich_text_section", "elements": elements}
+    listed = {"type": "rich_text_list", "elements": [section, {"type": "rich_text_section", "elements": None}]}
+    blocks = [{"type": "rich_text", "elements": [listed]}]
+    assert said(text="", blocks=blocks) == "a <b> &lt; @U1 x (https://x.example):tada:#C9@here@S1"
+
+
+def test_without_text_section_header_context_and_fields_speak() -> None:
+    blocks = [
+        {"type": "header", "text": {"type": "plain_text", "text": "Report"}},
+        {"type": "section", "text": {"type": "mrkdwn", "text": "<https://x.example|all> &amp; more"}, "fields": [{"type": "mrkdwn", "text": "f"}]},
+        {"type": "context", "elements": [{"type": "image", "alt_text": "logo"}, {"type": "mrkdwn", "text": "by us"}]},
+        {"type": "image", "alt_text": "chart", "title": {"type": "plain_text", "text": "Chart"}},
+        {"type": "divider"},
+    ]
+    assert said(blocks=blocks) == "Report\nall (https://x.example) & more\nf\nlogo\nby us\nChart\nchart"
+
+
+def test_without_text_and_blocks_attachments_speak_and_the_fallback_only_in_need() -> None:
+    full = {"pretext": "new", "title": "Build", "text": "<@U1> broke it", "fields": [{"title": "Branch", "value": "main"}], "fallback": "F"}
+    assert said(text=None, attachments=[full, {"fallback": "only this"}]) == "new\nBuild\n@U1 broke it\nBranch\nmain\nonly this"
+
+
+def test_a_post_of_files_alone_is_named_by_them() -> None:
+    files = [{"id": "F1", "name": "a.pdf", "title": None, "mimetype": "application/pdf", "size": 3, "permalink": "p"}, None]
+    message = _message("C1", {"ts": "1700000000.000100", "text": "", "files": files})
+    assert message.text == "a.pdf"
+    assert message.attachments == [
+        {"id": "F1", "name": "a.pdf", "title": None, "mimetype": "application/pdf", "size": 3, "permalink": "p"}
+    ]
+
+
+def test_a_message_is_keyed_by_its_ts_as_text_and_points_to_its_thread() -> None:
+    message = _message("C1", {"ts": "1700000000.123456", "thread_ts": "1699999999.000001", "user": "U1", "bot_id": "B1"})
+    assert (message.external_id, message.thread_id) == ("C1:1700000000.123456", "C1:1699999999.000001")
+    assert message.sent_at == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
+    assert (message.author_id, message.author) == ("U1", None)
+
+
+@pytest.mark.parametrize("odd", [None, "", [], {}, 7, True, ["x"], {"text": 3}, [None, [1], {"type": ["x"]}]])
+def test_no_shape_of_a_field_breaks_a_mapper(odd: Any) -> None:
+    names = (
+        "text", "blocks", "attachments", "files", "user", "bot_id", "bot_profile", "username", "edited", "thread_ts",
+        "reactions", "subtype", "profile", "name", "real_name", "is_bot", "is_im", "is_private", "is_archived",
+    )  # fmt: skip
+    raw = dict.fromkeys(names, odd)
+    assert _message("C1", {**raw, "ts": "not a ts"}).sent_at is None
+    assert _person({**raw, "id": "U1"}).raw["text"] == odd
+    assert _conversation({**raw, "id": "C1"}).external_id == "C1"
+
+
+def test_unknown_fields_survive_in_raw_and_volatile_ones_leave_the_digest_only() -> None:
+    raw = {"ts": "1.000001", "new_thing": {"a": [1]}, "blocks": [{"block_id": "x", "type": "divider"}], "subscribed": True}
+    message = _message("C1", raw)
+    assert message.raw == raw
+    assert message.stable == {"ts": "1.000001", "new_thing": {"a": [1]}, "blocks": [{"type": "divider"}]}
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "name"),
+    [
+        ({"is_im": True, "user": "U7"}, "im", "U7"),
+        ({"is_im": True}, "im", None),
+        ({"is_mpim": True, "is_group": True, "is_private": True, "name": "mpdm-a--b-1"}, "mpim", "mpdm-a--b-1"),
+        ({"is_channel": True, "is_private": True, "name": "x"}, "group", "x"),
+        ({"is_group": True, "name": "old"}, "group", "old"),
+        ({"is_channel": True, "is_private": False, "name": "general"}, "channel", "general"),
+    ],
+)
+def test_the_kind_of_a_conversation_is_told_by_its_flags(flags: dict[str, Any], kind: str, name: str | None) -> None:
+    made = _conversation({"id": "C1", **flags})
+    assert (made.kind, made.name, made.is_private) == (kind, name, kind != "channel")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (200, {"ok": False, "error": "internal_error"}, Transient),
+        (200, {"ok": False, "error": "token_revoked"}, AuthError),
+        (200, {"ok": False, "error": "invalid_cursor"}, CursorExpired),
+        (200, {"ok": False, "error": "invalid_ts_oldest"}, Misconfigured),
+        (200, {"ok": False, "error": "ratelimited"}, RateLimited),
+        (200, {"ok": False, "error": "never_heard_of"}, Rejected),
+        (200, {}, Transient),
+        (200, None, Transient),
+        (429, "slow down", RateLimited),
+        (503, "<html>", Transient),
+        (404, "<html>", Misconfigured),
+    ],
+)
+def test_each_refusal_is_the_error_that_tells_what_follows(status: int, body: object, error: type[SourceError]) -> None:
+    assert type(_fault("m", status, {}, body)) is error
+
+
+def test_settings_take_ids_or_all_and_nothing_else() -> None:
+    assert SOURCE.refuse(None, {"channels": ["C1"], "join": True}) is None
+    assert SOURCE.refuse(None, {"channels": "*"}) is None
+    assert all(SOURCE.refuse(None, {"channels": odd}) for odd in ("general", [], [3], [""], None, {}))
+
+
+# ── cycles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_first_cycle_holds_the_truth_and_a_second_changes_no_row(reader: Any) -> None:
+    r = await reader("slack")
+    first = await r.run()
+    assert (first["failed_workspaces"], first["calls"] < 40) == (0, True)
+    for kind, ids in truth(r).items():
+        assert await live(r, kind) == ids
+    second = await r.run()
+    assert (second["added"], second["changed"], second["deleted"]) == (0, 0, 0)
+    assert second["calls"] == len(truth(r)["conversations"])  # one per channel
+
+
+async def test_small_pages_and_rare_ways_to_end_a_listing_lose_nothing(reader: Any, sandbox: Any) -> None:
+    switches = {"slack.metadata_absent_at_end": "on", "slack.short_pages": "on", "slack.parent_on_pages": "first"}
+    r = await reader("slack", box=await sandbox(Options(workspaces=1, limits=False, page_size=3, switches=switches)))
+    await r.run()
+    assert await live(r, "messages") == truth(r)["messages"]
+
+
+async def test_changes_within_the_window_arrive(reader: Any) -> None:
+    r = await reader("slack")
+    await r.run()
+    new = act(r, "post", text="fresh")
+    key = f"{new['channel']}:{new['ts']}"
+    await r.run()
+    replied = act(r, "reply", ts=new["ts"], text="late answer")
+    act(r, "edit", ts=new["ts"], text="fresher")
+    status = await r.run()
+    assert (status["added"], status["changed"]) == (1, 1)
+    assert (await one(r, key))["text"] == "fresher"
+    assert (await one(r, key))["edited_at"] is not None
+    assert (await one(r, f"{new['channel']}:{replied['ts']}"))["thread_id"] == key
+    act(r, "react", ts=new["ts"])
+    assert (await r.run())["changed"] == 1
+
+
+async def test_a_deleted_parent_keeps_its_content_and_its_thread_is_still_read(reader: Any) -> None:
+    r = await reader("slack")
+    new = act(r, "post", text="to be regretted")
+    act(r, "reply", ts=new["ts"], text="really?")
+    await r.run()
+    act(r, "delete", ts=new["ts"])
+    act(r, "reply", ts=new["ts"], text="too late")
+    status = await r.run()
+    gone = await one(r, f"{new['channel']}:{new['ts']}")
+    assert (status["added"], status["deleted"], gone["text"]) == (1, 1, "to be regretted")
+    assert gone["deleted_at"] is not None
+    again = await r.run()
+    assert (again["added"], again["changed"], again["deleted"]) == (0, 0, 0)
+
+
+async def test_an_outage_longer_than_the_lookback_loses_nothing(reader: Any) -> None:
+    r = await reader("slack", lookback="1s", overrides={"sweep_lookback": "2s"})
+    await r.run()
+    new = [act(r, "post", text=f"while we were away {n}") for n in range(3)]
+    await r.run()
+    assert {f"{post['channel']}:{post['ts']}" for post in new} <= set(await live(r, "messages"))
+
+
+async def test_a_sweep_reads_threads_again_whose_counters_did_not_move(reader: Any) -> None:
+    r = await reader("slack")
+    new = act(r, "post")
+    reply = act(r, "reply", ts=new["ts"], text="first words")
+    await r.run()
+    act(r, "edit", ts=reply["ts"], text="better words")
+    await r.run()
+    key = f"{reply['channel']}:{reply['ts']}"
+    assert (await one(r, key))["text"] == "first words"
+    await r.run(sweep=True)
+    assert (await one(r, key))["text"] == "better words"
+
+
+async def test_a_channel_that_cannot_be_read_waits_in_the_backlog_and_stops_no_other(reader: Any) -> None:
+    r = await reader("slack", settings={"channels": ["C000000000", "C000000004", "C0NOWHERE0"]})
+    status = await r.run()
+    assert status["failed_workspaces"] == 0
+    assert {(row["stream"], row["external_id"]) for row in await r.backlog()} == {
+        ("conversations", "C0NOWHERE0"),
+        ("messages", "C000000004"),
+    }
+    assert all("/invite" in row["reason"] for row in await r.backlog())
+    assert {row["conversation_id"] for row in await r.rows("messages")} == {"C000000000"}
+    act(r, "invite", channel="C000000004")
+    await r.run()
+    assert [row["external_id"] for row in await r.backlog()] == ["C0NOWHERE0"]
+
+
+async def test_joining_is_only_done_when_asked_for(reader: Any) -> None:
+    r = await reader("slack", settings={"channels": ["C000000004"], "join": True})
+    await r.run()
+    assert calls(r, "conversations.join") == 1
+    assert {row["conversation_id"] for row in await r.rows("messages")} == {"C000000004"}
+    assert await r.backlog() == []
+
+
+async def test_kinds_without_a_scope_are_left_out_and_none_at_all_needs_a_person(reader: Any) -> None:
+    r = await reader("slack")
+    act(r, "scopes", scopes=["users:read", "channels:read", "channels:history"])
+    assert (await r.run())["failed_workspaces"] == 0
+    assert {row["kind"] for row in await r.rows("conversations")} == {"channel"}
+    r = await reader("slack")
+    act(r, "scopes", scopes=["users:read"])
+    failure = (await r.run())["failures"][0]
+    assert (failure["kind"], "channels:read" in failure["error"], "install" in failure["hint"]) == ("misconfigured", True, True)
+
+
+async def test_a_missing_history_scope_stops_no_other_kind_and_is_told(reader: Any) -> None:
+    r = await reader("slack")
+    act(r, "scopes", scopes=["users:read", "channels:read", "channels:history", "im:read"])
+    failure = (await r.run())["failures"][0]
+    assert (failure["kind"], "im:history" in failure["error"]) == ("misconfigured", True)
+    assert {row["conversation_id"] for row in await r.rows("messages")} >= {"C000000000", "C000000001", "C000000002"}
+
+
+async def test_a_revoked_token_waits_for_a_person(reader: Any) -> None:
+    r = await reader("slack")
+    act(r, "revoke")
+    failure = (await r.run())["failures"][0]
+    assert (failure["kind"], "token_revoked" in failure["error"], bool(failure["hint"])) == ("auth", True, True)
+    assert (await r.connection())["status"] == "needs_reauth"
+
+
+async def test_an_expired_token_is_renewed_once_and_the_new_pair_serves_the_next_run(reader: Any, sandbox: Any) -> None:
+    box = await sandbox(Options(workspaces=1, limits=False))
+    credentials = box.slack.act("acme", "rotate", {})
+    r = await reader("slack", box=box, credentials=credentials)
+    await r.run()
+    assert calls(r, "oauth.v2.access") == 0
+    box.world.clock.advance(timedelta(hours=13))
+    for _ in range(2):
+        assert (await r.run())["failed_workspaces"] == 0
+    assert calls(r, "oauth.v2.access") == 1
+
+
+async def test_a_spent_refresh_token_waits_for_a_person(reader: Any, sandbox: Any) -> None:
+    box = await sandbox(Options(workspaces=1, limits=False))
+    credentials = box.slack.act("acme", "rotate", {}) | {"refresh_token": "xoxe-1-unknown", "expires_at": "2020-01-01T00:00:00Z"}
+    r = await reader("slack", box=box, credentials=credentials)
+    failure = (await r.run())["failures"][0]
+    assert (failure["kind"], "xoxe" in str(failure)) == ("auth", False)
+
+
+@pytest.mark.parametrize("kind", ["500", "502", "503", "200-html", "200-empty", "429", "429-bare", "truncated", "reset"])
+async def test_a_fault_ends_the_run_without_a_hole(reader: Any, kind: str) -> None:
+    r = await reader("slack", overrides={"patience": "0s"})
+    times = 3 if kind == "reset" else 1  # aiohttp sends a GET again by itself when a kept connection broke
+    r.box.world.faults.add({"kind": kind, "method": "conversations.history", "skip": 2, "times": times, "seconds": 30})
+    status = await r.run()
+    assert status["failed_workspaces"] + status["deferred_workspaces"] == 1
+    assert status["deferred_workspaces"] == kind.startswith("429")
+    r.parts.engine._buckets._buckets.clear()  # half a minute later
+    await r.run()
+    assert await live(r, "messages") == truth(r)["messages"]
+
+
+async def test_a_stale_page_token_starts_the_listing_again(reader: Any, sandbox: Any) -> None:
+    r = await reader("slack", box=await sandbox(Options(workspaces=1, limits=False, page_size=5)))
+    act(r, "fail", method="conversations.history", error="invalid_cursor", skip=1)
+    assert (await r.run())["failed_workspaces"] == 0
+    assert await live(r, "messages") == truth(r)["messages"]
+
+
+async def test_page_tokens_that_are_always_stale_fail_the_run_and_forget_nothing(reader: Any, sandbox: Any) -> None:
+    r = await reader("slack", box=await sandbox(Options(workspaces=1, limits=False)))
+    await r.run()
+    before = len(await r.rows("cursors"))
+    r.box.world.options = Options(workspaces=1, limits=False, page_size=5, switches={"slack.cursor_life_s": "0"})
+    assert (await r.run())["failures"][0]["kind"] == "transient"
+    assert len(await r.rows("cursors")) == before
+
+
+async def test_a_thread_that_is_refused_waits_in_the_backlog_with_its_parent_stored(reader: Any) -> None:
+    r = await reader("slack", settings={"channels": ["C000000000"]})
+    new = act(r, "post", text="opening")
+    act(r, "reply", ts=new["ts"], text="answer")
+    key = f"{new['channel']}:{new['ts']}"
+    act(r, "fail", method="conversations.replies", error="list_record_comment_fetch_failed")
+    assert (await r.run())["failed_workspaces"] == 0
+    assert [row["external_id"] for row in await r.backlog()] == [key]
+    assert key in await live(r, "messages")
+
+
+async def test_a_changed_selection_is_noticed_at_once(reader: Any) -> None:
+    r = await reader("slack", settings={"channels": ["C000000000", "C0NOWHERE0"]})
+    await r.run()
+    line = next(line for line in r.box.connections() if line["source"] == "slack")
+    settings = {"channels": ["C000000001"]}
+    new = Line(workspace_id="acme", source="slack", account="", settings=settings, credentials=line["credentials"])
+    await r.parts.store.connections.put([new], r.parts.vault.seal)
+    await r.run()
+    assert {row["conversation_id"] for row in await r.rows("messages")} == {"C000000000", "C000000001"}
+
+
+async def test_null_absent_and_alien_answers_are_met(reader: Any) -> None:
+    """Lists that are null, metadata that is a list, elements that are no objects, messages without a ts."""
+    answers: dict[str, Any] = {
+        "users.list": {"ok": True, "members": [None, 3, {"id": None}, {"id": "U1", "profile": None}], "response_metadata": []},
+        "users.conversations": {"ok": True, "channels": [{"id": "C1", "name": None}], "response_metadata": None},
+        "conversations.history": {"ok": True, "messages": [{"ts": None}, {"ts": "1700000000.000100", "thread_ts": "1700000000.000100", "reply_count": 1}]},
+        "conversations.replies": {"ok": True, "messages": None},
+    }
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps(answers[request.match_info["method"]]), content_type="application/json")
+
+    async with AsyncExitStack() as stack:
+        app = web.Application()
+        app.add_routes([web.route("*", "/api/{method}", answer)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        base = f"http://127.0.0.1:{runner.addresses[0][1]}/api/"
+        r = await reader("slack", box=runner, base_url=base, credentials={"token": "x"})
+        status = await r.run()
+    assert (status["failed_workspaces"], await live(r, "messages"), await live(r, "people")) == (0, ["C1:1700000000.000100"], ["U1"])
+
+
+async def test_check_tells_who_we_are_and_what_is_wrong(reader: Any) -> None:
+    r = await reader("slack", settings={"channels": ["C000000000", "C000000004", "C0NOWHERE0"]})
+    act(r, "scopes", scopes=["users:read", "channels:read"])
+    connection = await r.parts.store.connections.get(1)
+    token = next(line for line in r.box.connections() if line["source"] == "slack")["credentials"]
+    link = r.parts.engine.link(r.parts.engine.plans["slack"], connection, token)
+    async with SOURCE.connect(link) as api:
+        report = await SOURCE.check(api)
+    assert report.identity == "syncbot in Acme (acme.slack.com)"
+    assert [what.split(":")[0] for what, _ in report.problems] == ["C000000004", "C0NOWHERE0", "no scope channels"]
+    assert all(way for _, way in report.problems)
