@@ -57,7 +57,8 @@ def plan(settings: Settings, name: str) -> Plan:
     trigger = cron_trigger(mine.cron)
 
     def next_turn(after: datetime) -> datetime:
-        return trigger.get_next_fire_time(None, after + timedelta(microseconds=1)) or after + timedelta(hours=24)
+        fires: datetime | None = trigger.get_next_fire_time(None, after + timedelta(microseconds=1))
+        return fires or after + timedelta(hours=24)
 
     return Plan(
         source=SOURCES[name],
@@ -138,8 +139,6 @@ async def run_once(source: str, *, workspace: str | None = None, sweep: bool = F
 
 async def check_keys(parts: Parts) -> None:
     """Raises UsageError when stored credentials cannot be opened: better at the start than at every run."""
-    from syncd.credentials import SealError
-
     for connection in await parts.store.connections.all():
         if connection.is_active and connection.sealed:
             try:
@@ -149,7 +148,10 @@ async def check_keys(parts: Parts) -> None:
 
 
 async def serve(settings: Settings, *, migrate: bool = False, ready: Callable[[str], None] = lambda _: None) -> None:
-    """The daemon, until SIGTERM or SIGINT. ``ready`` is told the HTTP address. Raises UsageError when it cannot start."""
+    """The daemon, until SIGTERM or SIGINT. ``ready`` is told the HTTP address.
+
+    Raises UsageError when it cannot start.
+    """
     async with open_parts(settings, migrate=migrate) as parts:
         await check_keys(parts)
         scheduler = make_scheduler(settings, parts.engine)
@@ -219,6 +221,7 @@ async def _start_cycle(engine: Engine, name: str, trigger: Any) -> None:
 
 def last_turn(trigger: Any, now: datetime) -> datetime:
     """The last moment of a crontab line that is not in the future; every daemon computes the same."""
+    turn: datetime | None
     for back in (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(days=366)):
         turn = trigger.get_next_fire_time(None, now - back)
         if turn is not None and turn <= now:

@@ -376,7 +376,7 @@ def _budget(source: Source, connection: Connection, credentials: Mapping[str, An
 
 
 def _words(error: BaseException) -> str:
-    """An error in words that are safe to store: a defect's own text may hold anything, so it gives its place instead."""
+    """An error in words that are safe to store. A defect's own text may hold anything: it gives its place instead."""
     if isinstance(error, SourceError | SealError | Draining | RunTimedOut):
         return str(error)
     if isinstance(error, LeaseLost):

@@ -64,12 +64,14 @@ def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, fa
 
 def retry_gap(failures: int) -> timedelta:
     """How long a connection waits after its run failed: 15 min, doubling with each failure in a row, at most 6 h."""
-    return min(FIRST_RETRY * 2 ** min(failures, 10), LONGEST_RETRY)
+    gap: timedelta = FIRST_RETRY * 2 ** min(failures, 10)
+    return min(gap, LONGEST_RETRY)
 
 
 def backlog_gap(attempts: int) -> timedelta:
     """How long a backlog item waits after its ``attempts``-th try: 10 min, doubling, at most a day."""
-    return min(FIRST_BACKLOG_GAP * 2 ** min(max(attempts - 1, 0), 12), LONGEST_BACKLOG_GAP)
+    gap: timedelta = FIRST_BACKLOG_GAP * 2 ** min(max(attempts - 1, 0), 12)
+    return min(gap, LONGEST_BACKLOG_GAP)
 
 
 def kind_of(error: BaseException) -> str:

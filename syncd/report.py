@@ -55,9 +55,9 @@ def _state(row: Mapping[str, Any]) -> str:
 
 # str(): SQLAlchemy's names are a kind of str that orjson does not take for one
 def _plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return (
-        None if row is None else {str(key): _iso(part) if isinstance(part, datetime) else part for key, part in row.items()}
-    )
+    if row is None:
+        return None
+    return {str(key): _iso(part) if isinstance(part, datetime) else part for key, part in row.items()}
 
 
 def _iso(at: datetime) -> str:

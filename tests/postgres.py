@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 
 WAIT_S = 30
 
@@ -39,7 +40,7 @@ class Postgres:
             self.port = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Postgres:
+    def __enter__(self) -> Self:
         self._run("initdb", "-D", self._data, "-U", "syncd", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         self.start()
         return self
@@ -52,7 +53,13 @@ class Postgres:
         return f"postgresql+asyncpg://syncd@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        options = ["fsync=off", "full_page_writes=off", "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200"]
+        options = [
+            "fsync=off",
+            "full_page_writes=off",
+            "listen_addresses=127.0.0.1",
+            "unix_socket_directories=",
+            "max_connections=200",
+        ]
         command = [self._binaries / "postgres", "-D", self._data, "-p", str(self.port)]
         for option in options:
             command += ["-c", option]
@@ -72,7 +79,11 @@ class Postgres:
 
     def _run(self, tool: str, *arguments: object) -> None:
         done = subprocess.run(
-            [self._binaries / tool, *map(str, arguments)], user=self._user, cwd=self._folder, capture_output=True, check=False
+            [self._binaries / tool, *map(str, arguments)],
+            user=self._user,
+            cwd=self._folder,
+            capture_output=True,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{tool} failed: {done.stderr.decode()[-2000:]}")

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -28,9 +28,16 @@ class Daemon:
         self.base = ""
         self.lines: list[str] = []
 
-    async def __aenter__(self) -> Daemon:
+    async def __aenter__(self) -> Self:
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "syncd", "serve", *self._arguments, env=self._env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "syncd",
+            "serve",
+            *self._arguments,
+            env=self._env,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         self._readers = [asyncio.create_task(self._read_out()), asyncio.create_task(self._read_log())]
         async with asyncio.timeout(WAIT_S):

@@ -74,7 +74,9 @@ def plan(scripted: Source, **changes: Any) -> Plan:
 class Bench:
     """An engine over a scripted source and a real store; no test of it reaches a network."""
 
-    def __init__(self, store: Store, scripted: Source, clock: Callable[[], datetime] | None = None, **changes: Any) -> None:
+    def __init__(
+        self, store: Store, scripted: Source, clock: Callable[[], datetime] | None = None, **changes: Any
+    ) -> None:
         self.store = store
         self.vault = Vault([generate_key()])
         self.engine = Engine(

@@ -86,7 +86,9 @@ def test_without_a_schema_the_way_out_is_named(syncd: Shell, words: list[str]) -
     one_line(syncd(*words), "syncd migrate")
 
 
-def test_an_unreachable_database_is_one_line_without_its_password(syncd: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_database_is_one_line_without_its_password(
+    syncd: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SYNCD_DATABASE__URL", "postgresql+asyncpg://syncd:hunter2@127.0.0.1:1/syncd")
     typed = syncd("status")
     one_line(typed, "127.0.0.1:1")
@@ -150,7 +152,14 @@ def line(**more: object) -> str:
 
 
 def test_lines_are_imported_and_updated(migrated: Shell) -> None:
-    text = "\n".join([line(), "", line(workspace_id="b"), line(source="gong", credentials={"access_key": "k", "access_key_secret": "s"})])
+    text = "\n".join(
+        [
+            line(),
+            "",
+            line(workspace_id="b"),
+            line(source="gong", credentials={"access_key": "k", "access_key_secret": "s"}),
+        ]
+    )
     assert migrated("connections", "import", "-", stdin=text).out == "3 added, 0 updated\n"
     assert migrated("connections", "import", "-", stdin=text).out == "0 added, 3 updated\n"
 

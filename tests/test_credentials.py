@@ -89,7 +89,13 @@ def test_ordinary_words_are_left_as_they_are() -> None:
 def test_no_log_line_shows_a_secret(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up("debug", form)
     log = structlog.get_logger("test")
-    log.info("call.failed", credentials=SECRET, refresh_token="r-plain", nested={"client_secret": "s-plain"}, error=SECRET["token"])
+    log.info(
+        "call.failed",
+        credentials=SECRET,
+        refresh_token="r-plain",
+        nested={"client_secret": "s-plain"},
+        error=SECRET["token"],
+    )
     logging.getLogger("some.library").warning("sent %s", SECRET["token"])
     try:
         token = SECRET["token"]

@@ -270,7 +270,11 @@ def test_retry_after_as_a_date() -> None:
 
 def test_a_link_does_not_show_its_secrets() -> None:
     link = Link(
-        source="s", credential="c", net=None, buckets=Buckets(), credentials={"token": "xoxb-1"}, save=None  # type: ignore[arg-type]
+        source="s",
+        credential="c",
+        net=None,
+        buckets=Buckets(),
+        credentials={"token": "xoxb-1"},
+        save=None,  # type: ignore[arg-type]
     )
     assert "xoxb" not in repr(link)
-

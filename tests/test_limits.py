@@ -83,7 +83,8 @@ async def test_credentials_have_budgets_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "rate"), [("50/1m", Rate(50, 60)), ("3/s", Rate(3, 1)), ("10000/1d", Rate(10000, 86400)), (" 5 / 2h ", Rate(5, 7200))]
+    ("text", "rate"),
+    [("50/1m", Rate(50, 60)), ("3/s", Rate(3, 1)), ("10000/1d", Rate(10000, 86400)), (" 5 / 2h ", Rate(5, 7200))],
 )
 def test_rates_are_read(text: str, rate: Rate) -> None:
     assert Rate.parse(text) == rate

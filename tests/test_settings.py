@@ -132,7 +132,13 @@ def test_a_key_that_is_none_is_named_by_its_place(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("90s", timedelta(seconds=90)), ("10m", timedelta(minutes=10)), ("24h", timedelta(days=1)), ("7d", timedelta(days=7)), (60, timedelta(minutes=1))],
+    [
+        ("90s", timedelta(seconds=90)),
+        ("10m", timedelta(minutes=10)),
+        ("24h", timedelta(days=1)),
+        ("7d", timedelta(days=7)),
+        (60, timedelta(minutes=1)),
+    ],
 )
 def test_durations_are_read_and_written(text: object, value: timedelta) -> None:
     assert parse_duration(text) == value
@@ -140,7 +146,8 @@ def test_durations_are_read_and_written(text: object, value: timedelta) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "minutes"), [("slack", [0, 15, 30, 45]), ("gong", [5, 20, 35, 50]), ("fathom", [10, 25, 40, 55]), ("gmail", [12, 27, 42, 57])]
+    ("source", "minutes"),
+    [("slack", [0, 15, 30, 45]), ("gong", [5, 20, 35, 50]), ("fathom", [10, 25, 40, 55]), ("gmail", [12, 27, 42, 57])],
 )
 def test_the_four_phases_of_an_hour(source: str, minutes: list[int]) -> None:
     at = datetime(2026, 1, 5, 11, 59, 59, tzinfo=UTC)

@@ -56,7 +56,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output is gone; nothing is left to say
         sys.exit(0)
-    except Exception as error:  # noqa: BLE001 - the last edge: a person gets a line, who debugs the traceback
+    except Exception as error:  # the last edge: a person gets a line, who debugs the traceback
         if os.environ.get("SYNCD_LOG__LEVEL", "").lower() == "debug":
             raise
         fail(f"a defect in syncd: {type(error).__name__}; SYNCD_LOG__LEVEL=debug shows where", 1)

@@ -65,8 +65,10 @@ def add(
     }
     line = _line(body if chosen is None else body | {"settings": chosen})
     added, _ = _put(settings_of(config, quiet=True), [line])
-    out.print(f"{'added' if added else 'updated'}: {source} of {escape(workspace)}; it is read in the next cycle, or now: "
-              f"syncd run-once --source {source} --workspace {escape(workspace)}")  # fmt: skip
+    out.print(
+        f"{'added' if added else 'updated'}: {source} of {escape(workspace)}; it is read in the next cycle, "
+        f"or now: syncd run-once --source {source} --workspace {escape(workspace)}"
+    )
 
 
 @app.command("import")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 import typer
@@ -59,7 +60,8 @@ def sandbox(
       curl -s http://127.0.0.1:8787/control/connections | syncd connections import -
       syncd run-once --source all
 
-    GET /control lists what can be changed while it runs: messages added, edited, deleted, tokens revoked, faults, the clock.
+    GET /control lists what can be changed while it runs: messages added, edited, deleted, tokens revoked, faults, the
+    clock.
     """
     logs.set_up("warning", "auto")
     pairs = [text.partition("=") for text in switch or []]
@@ -90,9 +92,10 @@ async def _serve(options: Options, port: int, connections_file: Path | None) -> 
     try:
         async with Sandbox(options, port=port) as box:
             if connections_file:
-                connections_file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in box.connections()))
+                _write(connections_file, box.connections())
             err.print(
-                f"the sandbox of {options.workspaces} workspaces serves {box.base}; {box.base}/control says what it can do"
+                f"the sandbox of {options.workspaces} workspaces serves {box.base}; "
+                f"{box.base}/control says what it can do"
             )
             await stop.wait()
     except OSError as error:
@@ -101,11 +104,18 @@ async def _serve(options: Options, port: int, connections_file: Path | None) -> 
         ) from None
 
 
+def _write(file: Path, lines: list[Mapping[str, Any]]) -> None:
+    try:
+        file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    except OSError as error:
+        raise UsageError(f"--connections-file {file} cannot be written: {error.strerror}") from None
+
+
 def demo(
     keep: Annotated[Path | None, typer.Option(help="Keep the database here instead of in a temporary folder.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other data.")] = _SIZES.seed,
 ) -> None:
-    """See it work in a minute: the sandbox, SQLite, three workspaces, all four sources; no key, no network, no settings."""
+    """See it work in a minute: the sandbox, SQLite, three workspaces, all four sources; no key, no network."""
     from syncd.sandbox.demo import show
 
     logs.set_up("error", "auto")

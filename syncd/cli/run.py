@@ -56,7 +56,7 @@ def run_once(
 ) -> None:
     """Run one cycle now and say what it did.
 
-    Takes every active connection, due or not, but none that another process is running. Exits 1 when a workspace failed.
+    Takes every active connection, due or not, but none that another process runs. Exits 1 when a workspace failed.
     """
     known_source(source, all_too=True)
     settings = settings_of(config, quiet=sys.stderr.isatty())

@@ -79,7 +79,8 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     )
     for row in report["connections"]:
         if row["last_error"]:
-            words = f"{row['id']} {row['source']} of {row['workspace_id']}, {ago(row['last_error_at'])}: {row['last_error']}"
+            whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
+            words = f"{whose}, {ago(row['last_error_at'])}: {row['last_error']}"
             out.print(f"[red]{row['last_error_kind']}[/red] {escape(printable(words))}")
 
 

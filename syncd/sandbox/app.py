@@ -116,7 +116,8 @@ class _Control:
                 "GET /control/connections": "lines for `syncd connections import`",
                 "GET /control/truth?since=ISO": "what a perfect reader holds, per vendor and workspace",
                 "GET /control/calls": "how often each call was made",
-                "POST /control/faults": f"{{kind, vendor, method, workspace, times, skip, seconds}}; kinds: {', '.join(KINDS)}",
+                "POST /control/faults": "{kind, vendor, method, workspace, times, skip, seconds}; kinds: "
+                + ", ".join(KINDS),
                 "DELETE /control/faults": "all faults end",
                 "POST /control/clock": '{"advance_s": 3600}: the vendors\' clock goes forward',
                 "POST /control/VENDOR/WORKSPACE/ACTION": {

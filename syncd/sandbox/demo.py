@@ -114,8 +114,8 @@ async def _tell(box: Sandbox, parts: Parts, file: Path) -> None:
     )
     out.rule("and now", align="left")
     out.print(
-        "1. [bold]export SYNCD_SECRET_KEYS=$(syncd keys generate) && syncd migrate[/bold]   a key and a database of your own\n"
-        "2. [bold]syncd connections add --help[/bold]   connect a real account; the README says where each token comes from\n"
+        "1. [bold]export SYNCD_SECRET_KEYS=$(syncd keys generate) && syncd migrate[/bold]   a key and a database\n"
+        "2. [bold]syncd connections add --help[/bold]   a real account; the README says where each token comes from\n"
         "3. [bold]syncd serve[/bold]   the daemon, every 15 minutes; http://127.0.0.1:8080 shows its state"
     )
 

@@ -234,8 +234,8 @@ class Gmail:
         return _label(one, mailbox.labels[one]) | {"messagesTotal": len(carry), "threadsTotal": len(threads)}
 
     def _threads(self, mailbox: Mailbox, request: web.Request) -> dict[str, Any]:
-        found = {message["threadId"]: None for message in self._found(mailbox, request)}
-        page, more = self._page(request, "threads.list", list(found))
+        found = mailbox.by_newest({message["threadId"] for message in self._found(mailbox, request)})
+        page, more = self._page(request, "threads.list", found)
         rows = [
             {"id": one, "snippet": newest["snippet"], "historyId": mailbox.thread_history_id(one)}
             for one in page

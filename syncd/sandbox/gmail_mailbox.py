@@ -60,7 +60,8 @@ class Mailbox:
         self.held = set(self.newest_threads(["INBOX"])[:5])
 
     def _fill(self) -> None:
-        options, threads = self._world.options, {}
+        options = self._world.options
+        threads: dict[int, str] = {}
         for mail in week(self._rng, self._company, self._owner, self._world.born, options.days, options.mails_per_day):
             made = self.add(mail, threads.get(mail.thread))
             threads[mail.thread] = made["threadId"]
@@ -138,8 +139,12 @@ class Mailbox:
     def newest_threads(self, labels: Iterable[str]) -> list[str]:
         """Threads with a message that carries all of ``labels``, those with the newest message first."""
         wanted = set(labels)
-        found = {one["threadId"] for one in self.messages.values() if wanted <= set(one["labelIds"])}
-        return sorted(found, key=lambda one: (self.messages[self.threads[one][-1]]["internalDate"], one), reverse=True)
+        return self.by_newest({one["threadId"] for one in self.messages.values() if wanted <= set(one["labelIds"])})
+
+    def by_newest(self, threads: Iterable[str]) -> list[str]:
+        """Recordings list threads by their newest message of all, whichever message carries the label."""
+        newest = {one: (self.messages[self.threads[one][-1]]["internalDate"], one) for one in threads}
+        return sorted(newest, key=newest.__getitem__, reverse=True)
 
     def thread_history_id(self, thread: str) -> str:
         return str(max(int(self.messages[one]["historyId"]) for one in self.threads[thread]))

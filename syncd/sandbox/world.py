@@ -1,4 +1,4 @@
-"""The sandbox's world: its clock, its workspaces, the ledger of calls, the limits it enforces and the faults it acts out.
+"""The sandbox's world: its clock, its workspaces, the ledger of calls, the limits it enforces, the faults it acts out.
 
 Each vendor (`slack.py`, `gong.py`, `fathom.py`, `gmail.py`) builds its own data for every workspace from the same
 companies, so that the customer of a Slack thread is the customer of the call and of the mail.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,8 +19,7 @@ from syncd.sandbox.dataset import Company, company
 from syncd.sandbox.faults import Faults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 SEEN = web.RequestKey("SEEN", tuple[str, str, str])  # what `World.seen` was told of a request
@@ -48,7 +46,7 @@ class Options:
     """How large the data set is and how the vendors behave. Sizes are per workspace.
 
     ``days``: how far the past reaches. ``page_size``: caps every page below the vendor's own size (0 = the vendor's).
-    ``limits``: whether rate limits are enforced. ``switches``: named variants of UNCONFIRMED behaviour, see each vendor.
+    ``limits``: whether rate limits are enforced. ``switches``: variants of unconfirmed behaviour, see each vendor.
     """
 
     seed: int = 1

@@ -1,10 +1,6 @@
-"""The registry: a source is one file and one line here."""
+"""The registry: a source is one file and one name here."""
 
-from importlib import import_module
-from importlib.util import find_spec
+from syncd.source import Source
+from syncd.sources import fathom, gmail, gong, slack
 
-SOURCES = {
-    name: import_module(f"syncd.sources.{name}").SOURCE
-    for name in ("slack", "gong", "fathom", "gmail")
-    if find_spec(f"syncd.sources.{name}")
-}
+SOURCES: dict[str, Source] = {module.SOURCE.name: module.SOURCE for module in (slack, gong, fathom, gmail)}

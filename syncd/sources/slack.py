@@ -205,7 +205,7 @@ async def _messages(api: _Api, since: Since) -> AsyncIterator[Page]:
             async for page in _thread(api, channel, parent, [], Page(resolved=[item.external_id])):
                 yield page
     refused: Misconfigured | None = None
-    for channel in sorted(api.channels, key=lambda channel: since.cursors.get(channel, "")):
+    for channel in sorted(set(api.channels), key=lambda channel: (since.cursors.get(channel, ""), channel)):
         try:
             async for page in _channel(api, since, channel):
                 yield page

@@ -1,4 +1,4 @@
-"""All SQL: `Store` is the only way to the database, and this package the only importer of `tables` besides migrations."""
+"""All SQL: `Store` is the only way to the database; besides migrations nothing else imports `tables`."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Database:
         await self.engine.dispose()
 
     async def migrate(self) -> tuple[str | None, str]:
-        """Create or upgrade the schema; answers (revision before, revision now). Raises `SchemaError` on a newer one."""
+        """Create or upgrade the schema; answers (revision before, revision now). Raises `SchemaError` if newer."""
         async with self.engine.execution_options(syncd_writes=True).begin() as connection:
             if not self.is_sqlite:
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})

@@ -1,4 +1,4 @@
-"""The HTTP side: probes, metrics, the status object, the status page. It speaks of the process and of the tenants apart."""
+"""The HTTP side: probes, metrics, the status object, the status page. Process and tenants are two things here."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Reader:
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
         known = tables.metadata.tables[table]
-        order = known.c.external_id if "external_id" in known.c else list(known.primary_key)[0]
+        order = known.c.external_id if "external_id" in known.c else next(iter(known.primary_key))
         async with self.parts.store.database.read() as session:
             return [dict(row._mapping) for row in await session.execute(select(known).order_by(order))]
 

@@ -119,7 +119,11 @@ class Stage:
         file = self.folder / f"{self.made}.db"
         shutil.copy(self.empty, file)
         prefix = f"SYNCD_SOURCES__{self.source.name.upper()}__"
-        mine = {key.removeprefix(prefix).lower(): value for key, value in self.box.environment().items() if key.startswith(prefix)}
+        mine = {
+            key.removeprefix(prefix).lower(): value
+            for key, value in self.box.environment().items()
+            if key.startswith(prefix)
+        }
         settings = Settings(
             database={"url": f"sqlite+aiosqlite:///{file}"},
             secret_keys=generate_key(),

@@ -1,25 +1,22 @@
-"""Slack's source: pure mappers on odd JSON, and what a reader holds after cycles against the sandbox."""
+"""Slack's source: what a reader holds after cycles against the sandbox."""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
+from sqlalchemy import update
 
-from syncd.errors import AuthError, CursorExpired, Misconfigured, RateLimited, Rejected, SourceError, Transient
+from syncd import tables
 from syncd.sandbox.world import Options
-from syncd.sources.slack import SOURCE, _conversation, _fault, _message, _person
+from syncd.sources.slack import SOURCE
 from syncd.store import Line
 
 DAY = timedelta(hours=24)
-
-
-def said(**members: Any) -> str | None:
-    return _message("C1", {"ts": "1700000000.000100", **members}).text
 
 
 def truth(r: Any, lookback: timedelta = DAY) -> Any:
@@ -40,140 +37,6 @@ def act(r: Any, action: str, **body: Any) -> Any:
 
 def calls(r: Any, method: str) -> int:
     return r.box.world.counts["slack", method]
-
-
-# ── mappers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("mrkdwn", "readable"),
-    [
-        ("hi <@U1|ana> and <@U2>", "hi @ana and @U2"),
-        ("see <#C1|sales> or <#C2>", "see #sales or #C2"),
-        ("<!here> <!channel|channel> <!subteam^S1|@ops> <!subteam^S2>", "@here @channel @ops @S2"),
-        ("<!date^1700000000^{date}|14 Nov> it is", "14 Nov it is"),
-        ("<https://a.example/x?a=1&amp;b=2|docs> <https://b.example>", "docs (https://a.example/x?a=1&b=2) https://b.example"),
-        ("<mailto:a@b.example|a@b.example>", "a@b.example"),
-        ("1 &lt; 2 &amp;&amp; 3 &gt; 2 &amp;lt;", "1 < 2 && 3 > 2 &lt;"),
-        ("a <> b < c", "a <> b < c"),
-        ("日本語 🙏🏽", "日本語 🙏🏽"),
-    ],
-)
-def test_mrkdwn_becomes_what_a_person_reads(mrkdwn: str, readable: str) -> None:
-    assert said(text=mrkdwn) == readable
-
-
-def test_without_text_rich_text_blocks_speak_literally() -> None:
-    elements = [
-        {"type": "text", "text": "a <b> &lt; "},
-        {"type": "user", "user_id": "U1"},
-        {"type": "text", "text": " "},
-        {"type": "link", "url": "https://x.example", "text": "x"},
-        {"type": "emoji", "name": "tada"},
-        {"type": "channel", "channel_id": "C9"},
-        {"type": "broadcast", "range": "here"},
-        {"type": "usergroup", "usergroup_id": "S1"},
-    ]
-    section = {"type": "rich_text_section", "elements": elements}
-    listed = {"type": "rich_text_list", "elements": [section, {"type": "rich_text_section", "elements": None}]}
-    blocks = [{"type": "rich_text", "elements": [listed]}]
-    assert said(text="", blocks=blocks) == "a <b> &lt; @U1 x (https://x.example):tada:#C9@here@S1"
-
-
-def test_without_text_section_header_context_and_fields_speak() -> None:
-    blocks = [
-        {"type": "header", "text": {"type": "plain_text", "text": "Report"}},
-        {"type": "section", "text": {"type": "mrkdwn", "text": "<https://x.example|all> &amp; more"}, "fields": [{"type": "mrkdwn", "text": "f"}]},
-        {"type": "context", "elements": [{"type": "image", "alt_text": "logo"}, {"type": "mrkdwn", "text": "by us"}]},
-        {"type": "image", "alt_text": "chart", "title": {"type": "plain_text", "text": "Chart"}},
-        {"type": "divider"},
-    ]
-    assert said(blocks=blocks) == "Report\nall (https://x.example) & more\nf\nlogo\nby us\nChart\nchart"
-
-
-def test_without_text_and_blocks_attachments_speak_and_the_fallback_only_in_need() -> None:
-    full = {"pretext": "new", "title": "Build", "text": "<@U1> broke it", "fields": [{"title": "Branch", "value": "main"}], "fallback": "F"}
-    assert said(text=None, attachments=[full, {"fallback": "only this"}]) == "new\nBuild\n@U1 broke it\nBranch\nmain\nonly this"
-
-
-def test_a_post_of_files_alone_is_named_by_them() -> None:
-    files = [{"id": "F1", "name": "a.pdf", "title": None, "mimetype": "application/pdf", "size": 3, "permalink": "p"}, None]
-    message = _message("C1", {"ts": "1700000000.000100", "text": "", "files": files})
-    assert message.text == "a.pdf"
-    assert message.attachments == [
-        {"id": "F1", "name": "a.pdf", "title": None, "mimetype": "application/pdf", "size": 3, "permalink": "p"}
-    ]
-
-
-def test_a_message_is_keyed_by_its_ts_as_text_and_points_to_its_thread() -> None:
-    message = _message("C1", {"ts": "1700000000.123456", "thread_ts": "1699999999.000001", "user": "U1", "bot_id": "B1"})
-    assert (message.external_id, message.thread_id) == ("C1:1700000000.123456", "C1:1699999999.000001")
-    assert message.sent_at == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
-    assert (message.author_id, message.author) == ("U1", None)
-
-
-@pytest.mark.parametrize("odd", [None, "", [], {}, 7, True, ["x"], {"text": 3}, [None, [1], {"type": ["x"]}]])
-def test_no_shape_of_a_field_breaks_a_mapper(odd: Any) -> None:
-    names = (
-        "text", "blocks", "attachments", "files", "user", "bot_id", "bot_profile", "username", "edited", "thread_ts",
-        "reactions", "subtype", "profile", "name", "real_name", "is_bot", "is_im", "is_private", "is_archived",
-    )  # fmt: skip
-    raw = dict.fromkeys(names, odd)
-    assert _message("C1", {**raw, "ts": "not a ts"}).sent_at is None
-    assert _person({**raw, "id": "U1"}).raw["text"] == odd
-    assert _conversation({**raw, "id": "C1"}).external_id == "C1"
-
-
-def test_unknown_fields_survive_in_raw_and_volatile_ones_leave_the_digest_only() -> None:
-    raw = {"ts": "1.000001", "new_thing": {"a": [1]}, "blocks": [{"block_id": "x", "type": "divider"}], "subscribed": True}
-    message = _message("C1", raw)
-    assert message.raw == raw
-    assert message.stable == {"ts": "1.000001", "new_thing": {"a": [1]}, "blocks": [{"type": "divider"}]}
-
-
-@pytest.mark.parametrize(
-    ("flags", "kind", "name"),
-    [
-        ({"is_im": True, "user": "U7"}, "im", "U7"),
-        ({"is_im": True}, "im", None),
-        ({"is_mpim": True, "is_group": True, "is_private": True, "name": "mpdm-a--b-1"}, "mpim", "mpdm-a--b-1"),
-        ({"is_channel": True, "is_private": True, "name": "x"}, "group", "x"),
-        ({"is_group": True, "name": "old"}, "group", "old"),
-        ({"is_channel": True, "is_private": False, "name": "general"}, "channel", "general"),
-    ],
-)
-def test_the_kind_of_a_conversation_is_told_by_its_flags(flags: dict[str, Any], kind: str, name: str | None) -> None:
-    made = _conversation({"id": "C1", **flags})
-    assert (made.kind, made.name, made.is_private) == (kind, name, kind != "channel")
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "error"),
-    [
-        (200, {"ok": False, "error": "internal_error"}, Transient),
-        (200, {"ok": False, "error": "token_revoked"}, AuthError),
-        (200, {"ok": False, "error": "invalid_cursor"}, CursorExpired),
-        (200, {"ok": False, "error": "invalid_ts_oldest"}, Misconfigured),
-        (200, {"ok": False, "error": "ratelimited"}, RateLimited),
-        (200, {"ok": False, "error": "never_heard_of"}, Rejected),
-        (200, {}, Transient),
-        (200, None, Transient),
-        (429, "slow down", RateLimited),
-        (503, "<html>", Transient),
-        (404, "<html>", Misconfigured),
-    ],
-)
-def test_each_refusal_is_the_error_that_tells_what_follows(status: int, body: object, error: type[SourceError]) -> None:
-    assert type(_fault("m", status, {}, body)) is error
-
-
-def test_settings_take_ids_or_all_and_nothing_else() -> None:
-    assert SOURCE.refuse(None, {"channels": ["C1"], "join": True}) is None
-    assert SOURCE.refuse(None, {"channels": "*"}) is None
-    assert all(SOURCE.refuse(None, {"channels": odd}) for odd in ("general", [], [3], [""], None, {}))
-
-
-# ── cycles ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_first_cycle_holds_the_truth_and_a_second_changes_no_row(reader: Any) -> None:
@@ -278,7 +141,11 @@ async def test_kinds_without_a_scope_are_left_out_and_none_at_all_needs_a_person
     r = await reader("slack")
     act(r, "scopes", scopes=["users:read"])
     failure = (await r.run())["failures"][0]
-    assert (failure["kind"], "channels:read" in failure["error"], "install" in failure["hint"]) == ("misconfigured", True, True)
+    assert (failure["kind"], "channels:read" in failure["error"], "install" in failure["hint"]) == (
+        "misconfigured",
+        True,
+        True,
+    )
 
 
 async def test_a_missing_history_scope_stops_no_other_kind_and_is_told(reader: Any) -> None:
@@ -311,13 +178,18 @@ async def test_an_expired_token_is_renewed_once_and_the_new_pair_serves_the_next
 
 async def test_a_spent_refresh_token_waits_for_a_person(reader: Any, sandbox: Any) -> None:
     box = await sandbox(Options(workspaces=1, limits=False))
-    credentials = box.slack.act("acme", "rotate", {}) | {"refresh_token": "xoxe-1-unknown", "expires_at": "2020-01-01T00:00:00Z"}
+    credentials = box.slack.act("acme", "rotate", {}) | {
+        "refresh_token": "xoxe-1-unknown",
+        "expires_at": "2020-01-01T00:00:00Z",
+    }
     r = await reader("slack", box=box, credentials=credentials)
     failure = (await r.run())["failures"][0]
     assert (failure["kind"], "xoxe" in str(failure)) == ("auth", False)
 
 
-@pytest.mark.parametrize("kind", ["500", "502", "503", "200-html", "200-empty", "429", "429-bare", "truncated", "reset"])
+@pytest.mark.parametrize(
+    "kind", ["500", "502", "503", "200-html", "200-empty", "429", "429-bare", "truncated", "reset"]
+)
 async def test_a_fault_ends_the_run_without_a_hole(reader: Any, kind: str) -> None:
     r = await reader("slack", overrides={"patience": "0s"})
     times = 3 if kind == "reset" else 1  # aiohttp sends a GET again by itself when a kept connection broke
@@ -355,6 +227,9 @@ async def test_a_thread_that_is_refused_waits_in_the_backlog_with_its_parent_sto
     assert (await r.run())["failed_workspaces"] == 0
     assert [row["external_id"] for row in await r.backlog()] == [key]
     assert key in await live(r, "messages")
+    async with r.parts.store.database.write() as session:
+        await session.execute(update(tables.backlog).values(next_try_at=datetime.now(UTC) - DAY))
+    assert ((await r.run())["added"], await r.backlog()) == (1, [])
 
 
 async def test_a_changed_selection_is_noticed_at_once(reader: Any) -> None:
@@ -371,26 +246,33 @@ async def test_a_changed_selection_is_noticed_at_once(reader: Any) -> None:
 async def test_null_absent_and_alien_answers_are_met(reader: Any) -> None:
     """Lists that are null, metadata that is a list, elements that are no objects, messages without a ts."""
     answers: dict[str, Any] = {
-        "users.list": {"ok": True, "members": [None, 3, {"id": None}, {"id": "U1", "profile": None}], "response_metadata": []},
+        "users.list": {
+            "ok": True,
+            "members": [None, 3, {"id": None}, {"id": "U1", "profile": None}],
+            "response_metadata": [],
+        },
         "users.conversations": {"ok": True, "channels": [{"id": "C1", "name": None}], "response_metadata": None},
-        "conversations.history": {"ok": True, "messages": [{"ts": None}, {"ts": "1700000000.000100", "thread_ts": "1700000000.000100", "reply_count": 1}]},
+        "conversations.history": {
+            "ok": True,
+            "messages": [{"ts": None}, {"ts": "1700000000.000100", "thread_ts": "1700000000.000100", "reply_count": 1}],
+        },
         "conversations.replies": {"ok": True, "messages": None},
     }
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=orjson.dumps(answers[request.match_info["method"]]), content_type="application/json")
 
-    async with AsyncExitStack() as stack:
-        app = web.Application()
-        app.add_routes([web.route("*", "/api/{method}", answer)])
-        runner = web.AppRunner(app)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        base = f"http://127.0.0.1:{runner.addresses[0][1]}/api/"
-        r = await reader("slack", box=runner, base_url=base, credentials={"token": "x"})
+    app = web.Application()
+    app.add_routes([web.route("*", "/api/{method}", answer)])
+    async with TestServer(app) as server:
+        base = str(server.make_url("/api/"))
+        r = await reader("slack", box=server, base_url=base, credentials={"token": "x"})
         status = await r.run()
-    assert (status["failed_workspaces"], await live(r, "messages"), await live(r, "people")) == (0, ["C1:1700000000.000100"], ["U1"])
+    assert (status["failed_workspaces"], await live(r, "messages"), await live(r, "people")) == (
+        0,
+        ["C1:1700000000.000100"],
+        ["U1"],
+    )
 
 
 async def test_check_tells_who_we_are_and_what_is_wrong(reader: Any) -> None:

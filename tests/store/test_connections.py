@@ -129,7 +129,13 @@ async def _with_a_message(store: Store) -> None:
     run_id = await store.cycles.begin_run(cycle_id, claimed.id)
     record = Message(external_id="C1:1.0", conversation_id="C1", raw={"a": 1}, text="hello")
     await store.pages.checkpoint(
-        Page(records=[record], cursor="c"), connection_id=1, stream="messages", lease="l", run_id=run_id, records=1, calls=1
+        Page(records=[record], cursor="c"),
+        connection_id=1,
+        stream="messages",
+        lease="l",
+        run_id=run_id,
+        records=1,
+        calls=1,
     )
     now = store.connections._now()
     await store.cycles.finish_run(run_id, claimed, "l", Ended(verdict=judge(None, now=now, next_turn=now, failures=0)))
@@ -140,9 +146,9 @@ async def test_the_old_names_are_views(store: Store) -> None:
         [line(), line(source="gong"), line(source="fathom"), line(source="gmail", account="a@b.example")], VAULT.seal
     )
     async with store.database.read() as session:
-        assert (await session.execute(text("SELECT id, workspace_id, provider, is_active FROM integrations"))).all() == [
-            (1, "acme", "slack", True)
-        ]
+        assert (
+            await session.execute(text("SELECT id, workspace_id, provider, is_active FROM integrations"))
+        ).all() == [(1, "acme", "slack", True)]
         kinds = await session.execute(text("SELECT connector_type FROM workspace_connectors ORDER BY id"))
         assert [kind for (kind,) in kinds] == ["gong", "fathom"]
         assert (await session.execute(text("SELECT email FROM gmail_accounts"))).scalar_one() == "a@b.example"
@@ -164,7 +170,9 @@ async def test_an_update_through_an_old_name_pauses_the_connection(postgres_url:
 async def test_the_reading_view_names_the_workspace_and_hides_what_is_deleted(store: Store) -> None:
     await _with_a_message(store)
     async with store.database.write() as session:
-        assert (await session.execute(text("SELECT workspace_id, text FROM slack_messages"))).all() == [("acme", "hello")]
+        assert (await session.execute(text("SELECT workspace_id, text FROM slack_messages"))).all() == [
+            ("acme", "hello")
+        ]
         await session.execute(text("UPDATE messages SET deleted_at = updated_at"))
         assert (await session.execute(text("SELECT * FROM slack_messages"))).all() == []
 

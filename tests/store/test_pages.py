@@ -29,12 +29,16 @@ class Held:
 
     async def messages(self) -> list[dict[str, Any]]:
         async with self.store.database.read() as session:
-            return [dict(row._mapping) for row in await session.execute(select(messages).order_by(messages.c.external_id))]
+            return [
+                dict(row._mapping) for row in await session.execute(select(messages).order_by(messages.c.external_id))
+            ]
 
 
 @pytest.fixture
 async def held(store: Store) -> Held:
-    await store.connections.put([Line(workspace_id="acme", source="slack", credentials={"token": "t"})], lambda _, __: "sealed")
+    await store.connections.put(
+        [Line(workspace_id="acme", source="slack", credentials={"token": "t"})], lambda _, __: "sealed"
+    )
     cycle_id = await store.cycles.begin("slack", "cli", None)
     connection = await store.connections.claim("slack", "lease", cycle_id, due=None)
     assert connection is not None

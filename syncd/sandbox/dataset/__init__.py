@@ -1,4 +1,4 @@
-"""The companies of the sandbox: who works there and whom they sell to. What they say is in the vendor's own file here."""
+"""The companies of the sandbox: who works there and whom they sell to. What they say is in each vendor's file here."""
 
 from __future__ import annotations
 

@@ -175,12 +175,13 @@ def week(rng: random.Random, company: Company, owner: Somebody, now: datetime, d
     made = [mail for _ in range(days * per_day) for mail in _story(rng, company, owner, now, days, next(numbers))]
     for odd in _ODD:
         at = now - _age(rng, days)
-        made.append(Mail(**{"thread": next(numbers), "at": at, "to": _mailbox(owner)} | odd(rng, company)))
+        said: dict[str, Any] = {"thread": next(numbers), "at": at, "to": _mailbox(owner)} | odd(rng, company)
+        made.append(Mail(**said))
     return sorted(made, key=lambda mail: (mail.at, mail.thread))
 
 
 def _age(rng: random.Random, days: int) -> timedelta:
-    return timedelta(minutes=20) + timedelta(days=days) * 0.95 * rng.random() ** 2.5
+    return timedelta(minutes=20, days=days * 0.95 * rng.random() ** 2.5)
 
 
 def _mailbox(one: Somebody) -> str:

@@ -255,7 +255,7 @@ class Office:
             "who": f"<@{self.ids[rng.randrange(staff)]}>", "amount": f"{rng.randrange(8, 90)}k €",
             "version": f"v3.{rng.randrange(2, 30)}.0", "day": rng.choice(("Monday", "Tuesday", "Thursday")),
         }  # fmt: skip
-        is_talk, topic = rng.random() < 0.2, room.plan.topic
+        is_talk, topic = self._drawn((True, *[False] * 5)), room.plan.topic
         opening, *answers = self._drawn(_TALKS[topic]) if is_talk else (self._drawn(_NOTES[topic]),)
         message = self.message(by, opening.format(**words), {})
         if (chance := rng.random()) < 0.15:
