@@ -79,7 +79,7 @@ class Answer:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` in seconds from now: whole or fractional seconds, or an HTTP date; None if absent or senseless."""
+    """``Retry-After`` in seconds from now, given as (fractional) seconds or HTTP date; None if absent or senseless."""
     value = next((text for name, text in headers.items() if name.lower() == "retry-after"), "").strip()
     try:
         seconds = float(value)
@@ -140,7 +140,7 @@ class Link:
     """One connection's way to its vendor, for one run.
 
     ``credentials``: plain, never logged. ``settings``: the connection's. ``options``: the source's part of syncd.toml
-    (``base_url``, ``token_url`` where it has one, and its own keys). ``rates``: limit → `Rate`. ``credential``: names
+    (``base_url``, ``token_url``, its own keys). ``rates``: limit → `Rate`. ``credential``: names
     the budget that this credential draws on. ``refresh``: set by a source whose access token expires; it asks the vendor
     once and returns the members that changed. ``save``: stores them before they are used.
     """

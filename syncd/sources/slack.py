@@ -24,19 +24,18 @@ from syncd.errors import AuthError, CursorExpired, Misconfigured, RateLimited, R
 from syncd.http import retry_after_s
 from syncd.records import Conversation, Deletion, Message, Person, without
 from syncd.source import Page, Pending, Report, Setting, Since, Source, Stream
+from syncd.sources.slack_text import Json, objects, plain, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
     from syncd.http import Link
 
-Json = dict[str, Any]
 _LISTED_FOR = timedelta(hours=1)  # people and conversations change rarely: they are listed again after this
 _CLOCK_SKEW = timedelta(minutes=5)  # a message may show up with a ts this much before the moment we had read until
 # Differ from call to call, or between the copies in history and in replies, though nothing happened.
 _VOLATILE = frozenset({"block_id", "subscribed", "last_read", "root", "unread_count", "unread_count_display", "latest"})
 _FILE = ("id", "name", "title", "mimetype", "size", "permalink")
-_SAID = ("pretext", "title", "text", "value", "alt_text", "fields", "elements", "blocks")
 _KINDS = (("is_im", "im"), ("is_mpim", "mpim"), ("is_private", "group"), ("is_group", "group"))
 _SCOPES = {"public_channel": "channels", "private_channel": "groups", "mpim": "mpim", "im": "im"}
 _ADD_SCOPE = "add the scope under OAuth & Permissions of the Slack app, then install the app to the workspace again"
@@ -81,10 +80,10 @@ class _Api:
                     raise Transient(f"{error.message} after a fresh start") from None
                 token, restarted = "", True
                 continue
-            before, token = token, _text(answer, "response_metadata", "next_cursor")
+            before, token = token, text(answer, "response_metadata", "next_cursor")
             if not isinstance(answer.get(member) or [], list) or (token and token == before):
                 raise Transient(f"{method}: no list of {member}, or a page token twice")
-            yield _objects(answer.get(member), "ts" if member == "messages" else "id"), not token
+            yield objects(answer.get(member), "ts" if member == "messages" else "id"), not token
             if not token:
                 return
 
@@ -95,7 +94,7 @@ class _Api:
         basic = "Basic " + b64encode(f"{held['client_id']}:{held['client_secret']}".encode()).decode()
         attempt = partial(_sent, method, self.client, "POST", data=form, headers={"Authorization": basic})
         answer, _ = await self.link.call(method, attempt, draws={}, renews=False)
-        renewed = {key: answer[key] for key in ("access_token", "refresh_token") if _text(answer, key)}
+        renewed = {key: answer[key] for key in ("access_token", "refresh_token") if text(answer, key)}
         if "access_token" not in renewed:
             raise Transient(f"{method}: no access_token in the answer")
         ends = self.link.now() + timedelta(seconds=life) if isinstance(life := answer.get("expires_in"), int) else None
@@ -118,7 +117,7 @@ async def _sent(method: str, client: AsyncWebClient, verb: str, **request: Any) 
 
 def _fault(method: str, status: int, headers: Mapping[str, str], answer: object) -> SourceError:
     """What an unsuccessful answer means (contract: error catalogue)."""
-    code = _text(answer, "error")[:100]
+    code = text(answer, "error")[:100]
     said = f"{method}: {code or f'HTTP {status} without an answer of Slack'}"
     if status == 429 or code == "ratelimited":
         return RateLimited(said, retry_after_s=retry_after_s(headers))
@@ -127,7 +126,7 @@ def _fault(method: str, status: int, headers: Mapping[str, str], answer: object)
     if code == "invalid_cursor":
         return CursorExpired(said)
     if code == "missing_scope":
-        return Misconfigured(f"{said}, needs {_text(answer, 'needed')[:100]}", hint=_ADD_SCOPE)
+        return Misconfigured(f"{said}, needs {text(answer, 'needed')[:100]}", hint=_ADD_SCOPE)
     if code in _REAUTH:
         return AuthError(said, hint="install the Slack app to the workspace again and store its new token")
     if not code or code.startswith(_NOT_TAKEN):
@@ -187,7 +186,7 @@ async def _selected(api: _Api, wanted: Iterable[str], join: bool) -> AsyncIterat
     for channel in wanted:
         try:
             answer = await api.call("conversations.info", channel=channel)
-            found = _conversation({"id": channel} | dict(*_objects([answer.get("channel")])))
+            found = _conversation({"id": channel} | dict(*objects([answer.get("channel")])))
             if join and not found.is_private and not found.is_archived and found.raw.get("is_member") is False:
                 await api.call("conversations.join", "POST", channel=channel)
             yield Page(records=[found], resolved=[channel])
@@ -230,7 +229,7 @@ async def _channel(api: _Api, since: Since, channel: str) -> AsyncIterator[Page]
         rest = [raw for raw in messages if raw not in threads]
         yield _page(channel, rest, end if last and not threads else Page())
         for parent in threads:  # stored, it proves that its thread was read: it comes with the thread's last page
-            async for page in _thread(api, channel, parent["ts"], [parent], Page()):
+            async for page in _thread(api, channel, parent["ts"], [parent], Page(), (oldest, latest)):
                 yield page
         if last and threads:
             yield end
@@ -251,11 +250,17 @@ async def _changed_threads(since: Since, channel: str, messages: Iterable[Json])
     return changed
 
 
-async def _thread(api: _Api, channel: str, ts: str, parent: list[Json], end: Page) -> AsyncIterator[Page]:
-    """A thread's replies, the last page with ``parent`` and ``end``. One that is refused waits in the backlog."""
+async def _thread(
+    api: _Api, channel: str, ts: str, parent: list[Json], end: Page, seen: tuple[str, str] = ("", "")
+) -> AsyncIterator[Page]:
+    """A thread's replies, the last page with ``parent`` and ``end``. One that is refused waits in the backlog.
+
+    ``seen``: the window in which history gave the broadcast replies already.
+    """
     try:
         async for messages, last in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
-            replies = [raw for raw in messages if raw.get("ts") != ts]  # its copy of the parent is not history's
+            replies = [raw for raw in messages if raw["ts"] != ts]  # its copy of the parent is not history's
+            replies = [raw for raw in replies if not _is_broadcast(raw) or not seen[0] <= raw["ts"] <= seen[1]]
             yield _page(channel, [*replies, *parent], end) if last else _page(channel, replies, Page())
     except Rejected as error:
         gone = "thread_not_found" in error.message  # since history was read
@@ -264,6 +269,10 @@ async def _thread(api: _Api, channel: str, ts: str, parent: list[Json], end: Pag
 
 def _is_gone(raw: Json) -> bool:
     return raw.get("subtype") == "tombstone"
+
+
+def _is_broadcast(raw: Json) -> bool:
+    return raw.get("subtype") == "thread_broadcast"
 
 
 def _page(channel: str, messages: Iterable[Json], end: Page) -> Page:
@@ -275,8 +284,8 @@ def _page(channel: str, messages: Iterable[Json], end: Page) -> Page:
 
 def _person(raw: Json) -> Person:
     profile, is_bot = raw.get("profile"), raw.get("is_bot") if isinstance(raw.get("is_bot"), bool) else None
-    name = _text(profile, "display_name") or _text(profile, "real_name") or _text(raw, "name") or None
-    return Person(external_id=raw["id"], raw=raw, name=name, email=_text(profile, "email") or None, is_bot=is_bot)
+    name = text(profile, "display_name") or text(profile, "real_name") or text(raw, "name") or None
+    return Person(external_id=raw["id"], raw=raw, name=name, email=text(profile, "email") or None, is_bot=is_bot)
 
 
 def _conversation(raw: Json) -> Conversation:
@@ -284,60 +293,28 @@ def _conversation(raw: Json) -> Conversation:
     kind = next((kind for flag, kind in _KINDS if raw.get(flag) is True), "channel")
     return Conversation(
         external_id=raw["id"], raw=raw, stable=without(raw, _VOLATILE), kind=kind, is_private=kind != "channel",
-        name=_text(raw, "user" if kind == "im" else "name") or None, is_archived=raw.get("is_archived") is True,
+        name=text(raw, "user" if kind == "im" else "name") or None, is_archived=raw.get("is_archived") is True,
     )  # fmt: skip
 
 
 def _message(channel: str, raw: Json) -> Message:
     """Where there is no text, it is what the blocks, the attachments or the names of the files say."""
-    thread, files = _text(raw, "thread_ts"), _objects(raw.get("files"))
-    said = [_plain(raw.get("text"), mrkdwn=True), _plain(raw.get("blocks")), _plain(raw.get("attachments"))]
-    said.append(_plain([_text(part, "title") or _text(part, "name") for part in files]))
+    thread, files = text(raw, "thread_ts"), objects(raw.get("files"))
+    said = [plain(raw.get("text"), mrkdwn=True), plain(raw.get("blocks")), plain(raw.get("attachments"))]
+    said.append(plain([text(part, "title") or text(part, "name") for part in files]))
     return Message(
         external_id=f"{channel}:{raw['ts']}",
         raw=raw,
         stable=without(raw, _VOLATILE),
         conversation_id=channel,
         thread_id=f"{channel}:{thread}" if thread else None,
-        author_id=_text(raw, "user") or _text(raw, "bot_id") or None,
-        author=_text(raw, "username") or _text(raw, "bot_profile", "name") or None,
+        author_id=text(raw, "user") or text(raw, "bot_id") or None,
+        author=text(raw, "username") or text(raw, "bot_profile", "name") or None,
         sent_at=_moment(raw["ts"]),
-        edited_at=_moment(_text(raw, "edited", "ts")),
+        edited_at=_moment(text(raw, "edited", "ts")),
         text=next((part for part in said if part.strip()), None),
         attachments=[{key: part.get(key) for key in _FILE} for part in files],
     )
-
-
-def _plain(part: object, mrkdwn: bool = False) -> str:
-    """A block, an element of one, a text object or an attachment (these have no type), as a person reads it."""
-    if isinstance(part, list):
-        return "\n".join(filter(None, [_plain(one, mrkdwn) for one in part]))
-    if isinstance(part, str) and mrkdwn:
-        part = re.sub(r"<([^<>]+)>", _entity, part).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    if not isinstance(part, dict):
-        return _text(part)
-    kind = _text(part, "type")
-    if kind in {"rich_text_section", "rich_text_quote", "rich_text_preformatted"}:
-        return "".join(map(_plain, _objects(part.get("elements"))))
-    if name := _text(part, f"{kind}_id") or _text(part, "range"):  # of a person, a group, a channel, here
-        return f"#{name}" if kind == "channel" else f"@{name}"
-    if kind == "emoji":
-        return f":{_text(part, 'name')}:"
-    if kind == "link" and _text(part, "text"):
-        return f"{_text(part, 'text')} ({_text(part, 'url')})"
-    said = _plain([part.get(key) for key in _SAID], mrkdwn=kind in {"", "mrkdwn"})
-    return said or _text(part, "fallback") or _text(part, "url")
-
-
-def _entity(found: re.Match[str]) -> str:
-    """``<@U1|n>``, ``<#C1|n>``, ``<!here>``, ``<!subteam^S1|@n>``, ``<!date^…|fallback>``, ``<url|label>``."""
-    target, _, label = found[1].partition("|")
-    if target.startswith("!date^"):
-        return label
-    if target.startswith(("@", "#", "!")):
-        return ("#" if target[0] == "#" else "@") + (label.lstrip("@#") or target[1:].removeprefix("subteam^"))
-    target = target.removeprefix("mailto:")
-    return f"{label} ({target})" if label and label != target else target
 
 
 def _recent(at: str | None, since: Since) -> bool:
@@ -350,22 +327,10 @@ def _moment(ts: str) -> datetime | None:
     return datetime.fromtimestamp(int(found[1]), UTC).replace(microsecond=int(found[2])) if found else None
 
 
-def _objects(value: object, keyed_by: str = "") -> list[Json]:
-    parts = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
-    return [part for part in parts if not keyed_by or _text(part, keyed_by)]
-
-
-def _text(value: object, *path: str) -> str:
-    """The text at ``path`` in ``value``, "" where there is none: any field may be null, absent or something else."""
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, str) else ""
-
-
 async def check(api: _Api) -> Report:
     """Who we are, which scopes are missing, and whether each selected conversation is visible and open to us."""
     who, wanted = await api.call("auth.test", "POST"), api.link.settings.get("channels") or "*"
-    invite, seen = f"in Slack: /invite @{_text(who, 'user')} there, or deselect it", 0
+    invite, seen = f"in Slack: /invite @{text(who, 'user')} there, or deselect it", 0
     problems: list[tuple[str, str]] = []
     try:
         async for page in _everywhere(api) if wanted == "*" else _selected(api, wanted, join=False):
@@ -378,8 +343,8 @@ async def check(api: _Api) -> Report:
     needed = ["users:read", *(f"{part}:history" for part in _SCOPES.values() if f"{part}:read" in api.scopes)]
     problems += [(f"no scope {scope}", _ADD_SCOPE) for scope in needed if api.scopes and scope not in api.scopes]
     facts = (f"sees {seen} conversations", f"scopes: {', '.join(sorted(api.scopes)) or 'Slack did not say'}")
-    host = _text(who, "url").split("/")[2:3]
-    return Report(f"{_text(who, 'user')} in {_text(who, 'team')} ({''.join(host)})", facts, problems)
+    host = text(who, "url").split("/")[2:3]
+    return Report(f"{text(who, 'user')} in {text(who, 'team')} ({''.join(host)})", facts, problems)
 
 
 SOURCE = Source(
@@ -391,7 +356,7 @@ SOURCE = Source(
     credentials=(frozenset({"token"}), frozenset({"access_token", "refresh_token", "client_id", "client_secret"})),
     settings={
         "channels": Setting(
-            lambda value: value == "*" or (isinstance(value, list) and value != [] and all(map(_text, value))),
+            lambda value: value == "*" or (isinstance(value, list) and value != [] and all(map(text, value))),
             'a list of conversation ids such as ["C0123ABC"], or "*" for all that the app is in',
         ),
         "join": Setting(lambda value: isinstance(value, bool), "true or false"),
