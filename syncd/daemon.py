@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from syncd import logs
 from syncd import settings as settings_module
 from syncd.credentials import SealError, Vault
 from syncd.engine import Engine, Plan
@@ -128,6 +129,7 @@ async def run_once(source: str, *, workspace: str | None = None, sweep: bool = F
 
     Raises UsageError on an unknown source, bad settings or an unreachable database.
     """
+    logs.for_library()
     if source != "all" and source not in SOURCES:
         raise UsageError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, all")
     names = list(SOURCES) if source == "all" else [source]

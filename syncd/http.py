@@ -140,9 +140,9 @@ class Link:
     """One connection's way to its vendor, for one run.
 
     ``credentials``: plain, never logged. ``settings``: the connection's. ``options``: the source's part of syncd.toml
-    (``base_url``, ``token_url``, its own keys). ``rates``: limit → `Rate`. ``credential``: names
-    the budget that this credential draws on. ``refresh``: set by a source whose access token expires; it asks the vendor
-    once and returns the members that changed. ``save``: stores them before they are used.
+    (``base_url``, ``token_url``, its own keys). ``rates``: limit → `Rate`. ``credential``: names the budget that these
+    credentials draw on. ``refresh``: set by a source whose access token expires; it asks the vendor once and returns
+    the members that changed. ``save``: stores them before they are used.
     """
 
     source: str

@@ -54,6 +54,22 @@ def _redact_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> 
     return event
 
 
+def for_library() -> None:
+    """Hand the lines to the standard library's logging of whoever calls us as a library; nothing if it is set up."""
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.format_exc_info,
+                _redact_event,
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
+
+
 def set_up(level: str, form: str) -> None:
     """Send structlog's and the standard library's lines through one renderer. ``form``: auto, json or console."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())

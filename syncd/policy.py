@@ -30,12 +30,16 @@ class Draining(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a run's end means: for the run's row, and for the connection's status, next turn and count of failures."""
+    """What a run's end means: for the run's row, and for the connection's status, next turn and count of failures.
+
+    ``limited_until``: the vendor said later; until then nobody asks, not even by hand.
+    """
 
     run_status: str
     connection_status: str
     next_sync_at: datetime
     failures: int
+    limited_until: datetime | None = None
 
 
 def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, failures: int) -> Verdict:
@@ -53,7 +57,8 @@ def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, fa
         case RateLimited(retry_after_s=None):
             return Verdict(DEFERRED, OK, next_turn, failures)
         case RateLimited(retry_after_s=float() | int() as seconds):
-            return Verdict(DEFERRED, OK, now + timedelta(seconds=seconds), failures)
+            until = now + timedelta(seconds=seconds)
+            return Verdict(DEFERRED, OK, until, failures, limited_until=until)
         case AuthError():
             return Verdict(FAILED, NEEDS_REAUTH, next_turn, failures + 1)
         case Misconfigured():

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 async def status_report(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Any]:
     """``{"timestamp", "sources": {name: …}, "connections": […]}``; times are ISO 8601 in UTC, null where unknown.
 
-    A connection's ``state`` is what a person needs to know: ``ok``, ``new``, ``running``, ``failing``, ``paused``,
-    ``unassigned`` (no workspace), ``needs_reauth``, ``misconfigured``.
+    A connection's ``state`` is what a person needs to know: ``ok``, ``new``, ``running``, ``limited`` (its vendor said
+    later), ``failing``, ``paused``, ``removed``, ``unassigned`` (no workspace), ``needs_reauth``, ``misconfigured``.
     """
     now = datetime.now(UTC)
     connections = await store.status.connections()
     for row in connections:
-        row["state"] = _state(row)
+        row["state"] = _state(row, now)
     sources = {}
     for name, plan in plans.items():
         mine = [row for row in connections if row["source"] == name]
@@ -39,7 +39,7 @@ async def status_report(store: Store, plans: Mapping[str, Plan], settings: Setti
     return {"timestamp": _iso(now), "sources": sources, "connections": [_plain(row) for row in connections]}
 
 
-def _state(row: Mapping[str, Any]) -> str:
+def _state(row: Mapping[str, Any], now: datetime) -> str:
     if not row["is_active"]:
         return "paused" if row["has_credentials"] else "removed"
     if row["workspace_id"] is None:
@@ -48,6 +48,8 @@ def _state(row: Mapping[str, Any]) -> str:
         return str(row["status"])
     if row["running"]:
         return "running"
+    if row["limited_until"] is not None and row["limited_until"] > now:
+        return "limited"
     if row["failures"]:
         return "failing"
     return "ok" if row["last_success_at"] else "new"

@@ -72,6 +72,7 @@ connections = Table(
     Column("last_error", Text),
     Column("last_error_kind", String(32)),
     Column("last_error_at", UtcDateTime),
+    Column("limited_until", UtcDateTime),
     Column("last_sweep_at", UtcDateTime),
     Column("status_since", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),

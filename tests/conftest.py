@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -20,7 +21,7 @@ from tests.postgres import Postgres
 
 if TYPE_CHECKING:
     from syncd.sandbox.app import Sandbox
-    from syncd.sandbox.world import Options
+    from syncd.sandbox.world import Options, World
 
 for name in [name for name in os.environ if name.startswith("SYNCD_") and name != "SYNCD_TEST_DATABASE_URL"]:
     del os.environ[name]
@@ -81,14 +82,21 @@ async def postgres_url(postgres: str, _template: str) -> AsyncIterator[str]:
     await _on_server(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest_asyncio.fixture
-async def sqlite_url(tmp_path: Path) -> str:
-    """A migrated SQLite file of this test alone."""
-    url = f"sqlite+aiosqlite:///{tmp_path}/syncd.db"
-    database = Database(url)
+@pytest_asyncio.fixture(scope="session")
+async def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy."""
+    file = tmp_path_factory.mktemp("empty") / "syncd.db"
+    database = Database(f"sqlite+aiosqlite:///{file}")
     await database.migrate()
     await database.close()
-    return url
+    return file
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, empty_sqlite: Path) -> str:
+    """A migrated SQLite file of this test alone."""
+    shutil.copy(empty_sqlite, tmp_path / "syncd.db")
+    return f"sqlite+aiosqlite:///{tmp_path}/syncd.db"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -111,13 +119,13 @@ async def store(database_url: str, clock: Clock) -> AsyncIterator[Store]:
 
 
 @pytest_asyncio.fixture
-async def sandbox() -> AsyncIterator[Callable[[Options], Awaitable[Sandbox]]]:
+async def sandbox() -> AsyncIterator[Callable[..., Awaitable[Sandbox]]]:
     """``await sandbox(Options(…))``: running sandboxes, closed at the end."""
     from syncd.sandbox.app import Sandbox
 
     async with AsyncExitStack() as stack:
 
-        async def start(options: Options) -> Sandbox:
-            return await stack.enter_async_context(Sandbox(options))
+        async def start(options: Options, world: World | None = None) -> Sandbox:
+            return await stack.enter_async_context(Sandbox(options, world=world))
 
         yield start

@@ -74,6 +74,7 @@ def one_line(typed: Typed, *words: str) -> None:
         (["nonsense"], ["nonsense"]),
         (["run-once"], ["--source"]),
         (["sandbox", "--switch", "x"], ["NAME=VALUE"]),
+        (["sandbox", "--switch", "slack.mood=bad"], ["slack.mood", "slack.restricted"]),
     ],
     ids=lambda value: " ".join(value[:4]),
 )
@@ -122,6 +123,13 @@ def test_a_connection_is_added_listed_paused_resumed_and_removed(migrated: Shell
     assert states == ["new", "paused", "new", "removed"]
     assert migrated("connections", "remove", "1", "--purge").code == 0
     assert orjson.loads(migrated("connections", "list", "--json").out) == []
+
+
+def test_new_credentials_of_a_paused_connection_say_that_it_stays_paused(migrated: Shell) -> None:
+    credentials = orjson.dumps({"token": TOKEN}).decode()
+    migrated(*ADD, stdin=credentials)
+    migrated("connections", "pause", "1")
+    assert "syncd connections resume 1" in migrated(*ADD, stdin=credentials).out
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,17 @@ async def test_retry_after_is_when_the_connection_is_due_again(store: Store, clo
     assert connection.next_sync_at == clock() + timedelta(hours=2)
 
 
+async def test_nobody_asks_before_retry_after_is_over_not_even_by_hand(store: Store, clock: Clock) -> None:
+    """Another process has other buckets: what the vendor said is in the database."""
+    bench = Bench(store, source(pages(RateLimited("HTTP 429", retry_after_s=7200))), clock)
+    await bench.connect("acme")
+    await bench.cycle()
+    clock.advance(minutes=119)
+    assert (await bench.cycle())["deferred_workspaces"] == 0
+    clock.advance(minutes=1)
+    assert (await bench.cycle())["deferred_workspaces"] == 1
+
+
 async def test_the_text_of_a_defect_is_not_stored(store: Store) -> None:
     """An unexpected error's words may hold anything, a token among them."""
     bench = Bench(store, source(pages(ValueError("xoxb-secret"))))

@@ -27,7 +27,10 @@ def verdict(error: BaseException | None, failures: int = 2) -> Verdict:
         (KeyError("x"), Verdict("failed", "ok", NOW + timedelta(hours=1), 3)),
         (AuthError("x"), Verdict("failed", "needs_reauth", TURN, 3)),
         (Misconfigured("x"), Verdict("failed", "misconfigured", TURN, 3)),
-        (RateLimited("x", retry_after_s=60), Verdict("deferred", "ok", NOW + timedelta(minutes=1), 2)),
+        (
+            RateLimited("x", retry_after_s=60),
+            Verdict("deferred", "ok", NOW + timedelta(minutes=1), 2, limited_until=NOW + timedelta(minutes=1)),
+        ),
         (RateLimited("x"), Verdict("deferred", "ok", TURN, 2)),
         (RunTimedOut(), Verdict("deferred", "ok", TURN, 0)),
         (Draining(), Verdict("interrupted", "ok", NOW, 2)),

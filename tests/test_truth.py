@@ -13,7 +13,7 @@ from sqlalchemy import text
 from syncd.credentials import generate_key
 from syncd.daemon import Parts, open_parts
 from syncd.sandbox.app import Sandbox
-from syncd.sandbox.world import Options
+from syncd.sandbox.world import Options, StandingClock, World
 from syncd.settings import Settings
 from syncd.sources import SOURCES
 from syncd.store import Line
@@ -31,11 +31,10 @@ def configured(box: Sandbox, url: str) -> Settings:
 
 
 @pytest.fixture
-async def scene(
-    database_url: str, sandbox: Callable[[Options], Awaitable[Sandbox]]
-) -> AsyncIterator[tuple[Sandbox, Parts]]:
+async def scene(database_url: str, sandbox: Callable[..., Awaitable[Sandbox]]) -> AsyncIterator[tuple[Sandbox, Parts]]:
     """The vendors' limits are enforced, and ours are the ones we ship."""
-    box = await sandbox(Options(workspaces=WORKSPACES))
+    options = Options(workspaces=WORKSPACES)
+    box = await sandbox(options, World(options, StandingClock()))
     async with open_parts(configured(box, database_url)) as parts:
         lines = [Line(**{key: part for key, part in line.items() if key != "is_active"}) for line in box.connections()]
         await parts.store.connections.put(lines, parts.vault.seal)

@@ -58,6 +58,7 @@ def _engine_tables() -> None:
         sa.Column("last_error", sa.Text),
         sa.Column("last_error_kind", sa.String(32)),
         sa.Column("last_error_at", MOMENT),
+        sa.Column("limited_until", MOMENT),
         sa.Column("last_sweep_at", MOMENT),
         sa.Column("status_since", MOMENT),
         sa.Column("created_at", MOMENT, nullable=False),

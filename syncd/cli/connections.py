@@ -64,11 +64,16 @@ def add(
         "credentials": _object(_read(credentials_file), f"--credentials-file {credentials_file}"),
     }
     line = _line(body if chosen is None else body | {"settings": chosen})
-    added, _ = _put(settings_of(config, quiet=True), [line])
-    out.print(
-        f"{'added' if added else 'updated'}: {source} of {escape(workspace)}; it is read in the next cycle, "
-        f"or now: syncd run-once --source {source} --workspace {escape(workspace)}"
-    )
+    in_force = settings_of(config, quiet=True)
+    added, _ = _put(in_force, [line])
+    whose = f"{'added' if added else 'updated'}: {source} of {escape(workspace)}"
+    if (found := perform(in_force, _find(in_force, line))) and not found.is_active:
+        out.print(f"{whose}; it is paused: syncd connections resume {found.id}")
+    else:
+        out.print(
+            f"{whose}; it is read in the next cycle, "
+            f"or now: syncd run-once --source {source} --workspace {escape(workspace)}"
+        )
 
 
 @app.command("import")
@@ -218,6 +223,12 @@ def _put(settings: Settings, lines: list[Line]) -> tuple[int, int]:
             return await store.connections.put(lines, vault.seal)
 
     return perform(settings, work())
+
+
+async def _find(settings: Settings, line: Line) -> Connection | None:
+    async with daemon.open_store(settings) as store:
+        of_workspace = await store.connections.all(source=line.source, workspace=line.workspace_id)
+    return next((one for one in of_workspace if one.account == line.account), None)
 
 
 def _set_active(connection_id: int, config: Path | None, *, active: bool) -> None:

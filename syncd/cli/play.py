@@ -80,7 +80,10 @@ def sandbox(
         limits=limits,
         switches={name: value for name, _, value in pairs},
     )
-    asyncio.run(_serve(options, port, connections_file))
+    try:
+        asyncio.run(_serve(options, port, connections_file))
+    except ValueError as error:
+        raise UsageError(f"--switch: {error}") from None
 
 
 async def _serve(options: Options, port: int, connections_file: Path | None) -> None:

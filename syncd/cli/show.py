@@ -62,7 +62,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         out.print("no connection yet; `syncd connections add --help` says how to add one")
         return
     table(
-        ("id", "workspace", "source", "account", "state", "since", "last success", "backlog"),
+        ("id", "workspace", "source", "account", "state", "since", "last success", "next turn", "backlog"),
         (
             (
                 row["id"],
@@ -72,6 +72,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
                 row["state"],
                 ago(row["status_since"]),
                 ago(row["last_success_at"]),
+                ago(row["limited_until"] if row["state"] == "limited" else row["next_sync_at"]),
                 row["backlog"],
             )
             for row in report["connections"]

@@ -46,6 +46,7 @@ _COLOURS = {
     "running": "blue",
     "new": "blue",
     "failing": "yellow",
+    "limited": "yellow",
     "needs_reauth": "red",
     "misconfigured": "red",
 }
@@ -106,7 +107,7 @@ def workspaces(counts: Mapping[str, Any]) -> str:
     """``2 well, 1 failed`` of a cycle's or a status object's counts."""
     named = (("successful", "well"), ("failed", "failed"), ("deferred", "deferred"))
     words = [f"{counts[f'{key}_workspaces']} {word}" for key, word in named if counts[f"{key}_workspaces"]]
-    return ", ".join(words) or "none active"
+    return ", ".join(words) or "none due"
 
 
 def _cell(value: object) -> str:

@@ -13,6 +13,7 @@ from syncd.sandbox.faults import KINDS
 from syncd.sandbox.gmail import Gmail
 from syncd.sandbox.gong import Gong
 from syncd.sandbox.slack import Slack
+from syncd.sandbox.switches import SWITCHES
 from syncd.sandbox.world import SEEN, Call, Options, Vendor, World
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class _Control:
                 + ", ".join(KINDS),
                 "DELETE /control/faults": "all faults end",
                 "POST /control/clock": '{"advance_s": 3600}: the vendors\' clock goes forward',
+                "--switch NAME=VALUE": SWITCHES,
                 "POST /control/VENDOR/WORKSPACE/ACTION": {
                     name: dict(vendor.actions) for name, vendor in self._sandbox.vendors.items()
                 },

@@ -17,6 +17,7 @@ from syncd.cli.terminal import out, printable, table
 from syncd.credentials import generate_key
 from syncd.daemon import open_parts
 from syncd.sandbox.app import Sandbox
+from syncd.sandbox.world import StandingClock, World
 from syncd.settings import Settings
 from syncd.sources import SOURCES
 from syncd.store import Line
@@ -67,7 +68,8 @@ async def show(options: Options, keep: Path | None) -> None:
     with temporary as folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         file = Path(folder) / "syncd.db"
-        async with Sandbox(options) as box:
+        # the vendors' clock stands still: between the two cycles nothing ripens, so the second has nothing to write
+        async with Sandbox(options, world=World(options, StandingClock())) as box:
             settings = _settings(box, file)
             async with open_parts(settings, migrate=True) as parts:
                 await _tell(box, parts, file)

@@ -7,6 +7,7 @@ companies, so that the customer of a Slack thread is the customer of the call an
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from aiohttp import web
 from syncd.limits import Bucket, Rate
 from syncd.sandbox.dataset import Company, company
 from syncd.sandbox.faults import Faults
+from syncd.sandbox.switches import SWITCHES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,12 +43,29 @@ class Clock:
         self._shift += by
 
 
+class StandingClock(Clock):
+    """Moves only when told to: nothing ripens between one run and the next. Rate limits count real seconds."""
+
+    def __init__(self, now: datetime | None = None) -> None:
+        super().__init__()
+        self._at = now or datetime.now(UTC)
+
+    def now(self) -> datetime:
+        return self._at
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def advance(self, by: timedelta) -> None:
+        self._at += by
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """How large the data set is and how the vendors behave. Sizes are per workspace.
 
     ``days``: how far the past reaches. ``page_size``: caps every page below the vendor's own size (0 = the vendor's).
-    ``limits``: whether rate limits are enforced. ``switches``: variants of unconfirmed behaviour, see each vendor.
+    ``limits``: whether rate limits are enforced. ``switches``: variants of unconfirmed behaviour, by `SWITCHES`.
     """
 
     seed: int = 1
@@ -105,6 +124,8 @@ class World:
     """All that the vendors share."""
 
     def __init__(self, options: Options, clock: Clock | None = None) -> None:
+        if unknown := set(options.switches) - set(SWITCHES):
+            raise ValueError(f"no such switch: {', '.join(sorted(unknown))}; known: {', '.join(SWITCHES)}")
         self.options = options
         self.clock = clock or Clock()
         self.born = self.clock.now()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Row
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from syncd.store.database import Database
@@ -89,7 +89,7 @@ class Connections:
                     added += 1
                 else:
                     connection_id = found.id
-                    await self._update(session, connection_id, line)
+                    await self._update(session, found, line)
                     updated += 1
                 if line.credentials is not None:
                     await session.execute(_set(connection_id, credentials=seal(connection_id, line.credentials)))
@@ -116,7 +116,7 @@ class Connections:
         )
         return int(made.scalar_one())
 
-    async def _update(self, session: AsyncSession, connection_id: int, line: Line) -> None:
+    async def _update(self, session: AsyncSession, found: Row[Any], line: Line) -> None:
         values: dict[str, Any] = {"updated_at": self._now()}
         if line.settings is not None:
             values["settings"] = dict(line.settings)
@@ -124,7 +124,11 @@ class Connections:
             values["is_active"] = line.is_active
         if line.settings is not None or line.credentials is not None:
             values |= {"status": OK, "failures": 0, "next_sync_at": self._now(), "status_since": self._now()}
-        await session.execute(_set(connection_id, **values))
+        if line.credentials is not None:
+            values["limited_until"] = None  # the limit was the old credentials'
+            if found.credentials is None and line.is_active is None:
+                values["is_active"] = True  # it was removed, not paused
+        await session.execute(_set(found.id, **values))
 
     async def all(self, *, source: str | None = None, workspace: str | None = None) -> list[Connection]:
         query = select(*_COLUMNS).order_by(connections.c.id)
@@ -181,13 +185,14 @@ class Connections:
     ) -> Connection | None:
         """Take the connection that waits longest and has no run in this cycle yet; None when there is none.
 
-        ``due``: only those whose turn has come by then; None: every active one. Runs that a dead daemon left as running
-        are told as interrupted.
+        ``due``: only those whose turn has come by then; None: every active one. One whose vendor said later is left
+        alone until then either way. Runs that a dead daemon left as running are told as interrupted.
         """
         now = self._now()
         tried = exists().where(runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id)
         free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
-        query = select(connections.c.id).where(connections.c.source == source, _active(), free, ~tried)
+        allowed = or_(connections.c.limited_until.is_(None), connections.c.limited_until <= now)
+        query = select(connections.c.id).where(connections.c.source == source, _active(), free, allowed, ~tried)
         if due is not None:
             query = query.where(or_(connections.c.next_sync_at.is_(None), connections.c.next_sync_at <= due))
         if workspace is not None:
@@ -246,7 +251,7 @@ class Connections:
 
 def _same_key(line: Line) -> Any:
     return (
-        select(connections.c.id)
+        select(connections.c.id, connections.c.credentials)
         .where(
             connections.c.source == line.source,
             connections.c.workspace_id == line.workspace_id,

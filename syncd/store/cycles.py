@@ -92,6 +92,7 @@ class Cycles:
             "status": verdict.connection_status,
             "failures": verdict.failures,
             "next_sync_at": verdict.next_sync_at,
+            "limited_until": verdict.limited_until,
             "updated_at": now,
         }
         if verdict.connection_status != connection.status:

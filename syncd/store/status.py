@@ -25,6 +25,7 @@ _SHOWN = (
     "failures",
     "last_success_at",
     "next_sync_at",
+    "limited_until",
     "last_error",
     "last_error_kind",
     "last_error_at",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -45,7 +46,7 @@ MakeReader = Callable[..., Awaitable[Reader]]
 
 
 @pytest_asyncio.fixture
-async def reader(tmp_path: Path) -> AsyncIterator[MakeReader]:
+async def reader(tmp_path: Path, empty_sqlite: Path) -> AsyncIterator[MakeReader]:
     """``await reader("slack", …)``; see the brief of each parameter below."""
     async with AsyncExitStack() as stack:
         made = 0
@@ -84,7 +85,8 @@ async def reader(tmp_path: Path) -> AsyncIterator[MakeReader]:
                 secret_keys=generate_key(),
                 sources={source: mine},
             )
-            parts = await stack.enter_async_context(open_parts(configured, migrate=True))
+            shutil.copy(empty_sqlite, tmp_path / f"{source}{made}.db")
+            parts = await stack.enter_async_context(open_parts(configured))
             if credentials is None and isinstance(box, Sandbox):
                 lines = [
                     one for one in box.connections() if one["source"] == source and one["workspace_id"] == workspace

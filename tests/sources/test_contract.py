@@ -9,7 +9,7 @@ import dataclasses
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from syncd.credentials import generate_key
 from syncd.daemon import Parts, open_parts
 from syncd.errors import Transient
 from syncd.sandbox.app import Sandbox
-from syncd.sandbox.world import Clock, Options, World
+from syncd.sandbox.world import Clock, Options, StandingClock, World
 from syncd.settings import Settings
 from syncd.source import Page, Since, Source, Stream
 from syncd.sources import SOURCES
@@ -41,24 +41,10 @@ SMALL = Options(
 RECORDS = ("people", "conversations", "messages", "meetings", "transcripts")
 WINDOWED = {"slack", "gong", "fathom"}  # sources whose cursor is a time up to which all is read
 OUTAGE = timedelta(days=5)
-CUTS = 10  # places to cut at most, spread over all pages
+CUTS = 8  # places to cut at most, spread over all pages
 
 Read = Callable[[Any, Since], AsyncIterator[Page]]
 Wrap = Callable[[Read], Read]
-
-
-class Standing(Clock):
-    """A clock that stands still: nothing ripens between one run and its repetition."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._at = datetime.now(UTC)
-
-    def now(self) -> datetime:
-        return self._at
-
-    def advance(self, by: timedelta) -> None:
-        self._at += by
 
 
 def wrapped(source: Source, wrap: Wrap) -> Source:
@@ -161,7 +147,7 @@ class Stage:
 
 @pytest.fixture(params=list(SOURCES))
 async def stage(request: pytest.FixtureRequest, tmp_path: Path, sqlite_url: str) -> AsyncIterator[Stage]:
-    clock = Standing()
+    clock = StandingClock()
     async with Sandbox(SMALL, world=World(SMALL, clock)) as box:
         yield Stage(box, clock, SOURCES[request.param], tmp_path, Path(sqlite_url.removeprefix("sqlite+aiosqlite:///")))
 

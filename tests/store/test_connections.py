@@ -94,7 +94,7 @@ async def test_removing_keeps_the_records_and_forgets_the_credentials(store: Sto
 async def test_a_removed_connection_can_be_added_again(store: Store) -> None:
     await store.connections.put([line()], VAULT.seal)
     await store.connections.remove(1, purge=False)
-    await store.connections.put([line(is_active=True)], VAULT.seal)
+    await store.connections.put([line()], VAULT.seal)
     found = await row(store)
     assert found.is_active
     assert found.credentials is not None
