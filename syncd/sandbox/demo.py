@@ -42,14 +42,15 @@ _LOOKS = (
     (
         "Gong: the latest calls",
         """SELECT workspace_id, title, CAST(duration_s / 60 AS INTEGER), COALESCE(summary, ''),
-                  substr(transcript, 1, 90)
+                  substr(replace(transcript, char(10), ' / '), 1, 100)
            FROM gong_calls ORDER BY transcript IS NULL, started_at DESC LIMIT 3""",
         ("workspace", "call", "min", "brief", "transcript"),
     ),
     (
         "Fathom: the latest meetings",
-        """SELECT workspace_id, title, host, substr(replace(COALESCE(summary, ''), '#', ''), 1, 90),
-                  substr(transcript, 1, 90)
+        """SELECT workspace_id, title, host,
+                  trim(substr(replace(replace(COALESCE(summary, ''), '#', ''), char(10), ' '), 1, 100)),
+                  substr(replace(transcript, char(10), ' / '), 1, 100)
            FROM fathom_sessions ORDER BY transcript IS NULL, summary IS NULL, started_at DESC LIMIT 3""",
         ("workspace", "meeting", "host", "summary", "transcript"),
     ),
