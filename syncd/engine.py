@@ -141,7 +141,8 @@ class Engine:
             log.debug("cycle.started", trigger=trigger, connections=active)
             slots = [self._slot(plan, cycle_id, turn, workspace, sweep=sweep) for _ in range(min(plan.slots, active))]
             await _all(slots)
-            ended = await self._store.cycles.finish(cycle_id, status="success" if active else "skipped")
+            end = "skipped" if not active else "interrupted" if self._draining else "success"
+            ended = await self._store.cycles.finish(cycle_id, status=end)
             self._metrics.cycles.labels(name, ended["status"]).inc()
             status = _status_object(plan.source, ended, time.monotonic() - began)
             log.info(
@@ -201,12 +202,13 @@ class Engine:
             run=run_id, connection=connection.id, workspace=connection.workspace_id
         ):
             try:
-                async with asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S):
+                async with asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S) as limit:
                     await self._pull(plan, live, run_id, lease, sweep=sweep)
             except asyncio.CancelledError as stopped:
                 error, cancelled = Draining("the daemon stopped"), stopped
-            except TimeoutError:
-                error = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
+            except TimeoutError as raised:
+                late = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
+                error = late if limit.expired() else raised
             except Exception as raised:  # noqa: BLE001 - the one broad except: one workspace never stops another
                 error = raised
             finally:
@@ -214,9 +216,10 @@ class Engine:
                 gauge.dec()
                 # Even a cut run tells its end and frees its lease.
                 finishing = asyncio.ensure_future(self._finish(plan, live, run_id, lease, error, sweep=sweep))
-                with suppress(asyncio.CancelledError):
+                try:
                     await asyncio.shield(finishing)
-                if not finishing.done():
+                except asyncio.CancelledError as stopped:
+                    cancelled = stopped
                     await asyncio.wait([finishing], timeout=10)
                 del self.live[run_id]
         if cancelled is not None:

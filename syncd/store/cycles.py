@@ -9,6 +9,7 @@ from sqlalchemy import exists, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.policy import DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
+from syncd.store.connections import LEASE
 from syncd.tables import connections, cycles, runs
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Cycles:
             await session.execute(
                 update(cycles)
                 .where(cycles.c.source == source, cycles.c.status == RUNNING, ~alive)
-                .where(cycles.c.turn.is_distinct_from(turn) if turn else cycles.c.started_at < now)
+                .where(cycles.c.started_at < now - LEASE, cycles.c.turn.is_distinct_from(turn))
                 .values(status=INTERRUPTED, finished_at=now)
             )
             made = await session.execute(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from syncd import tables
 from syncd.credentials import generate_key
@@ -28,6 +28,12 @@ class Reader:
 
     async def run(self, *, sweep: bool = False) -> dict[str, Any]:
         return await self.parts.engine.cycle(self.source, trigger="cli", sweep=sweep)
+
+    async def after_the_limit(self) -> None:
+        """What the vendor said about later is over: in the process's buckets and in the database."""
+        self.parts.engine._buckets._buckets.clear()
+        async with self.parts.store.database.write() as session:
+            await session.execute(update(tables.connections).values(limited_until=None))
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
         known = tables.metadata.tables[table]
