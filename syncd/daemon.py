@@ -17,11 +17,12 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from syncd import logs
 from syncd import settings as settings_module
 from syncd.credentials import SealError, Vault
-from syncd.engine import Engine, Plan
+from syncd.engine import Engine
 from syncd.errors import UsageError
 from syncd.http import Net
 from syncd.limits import Buckets
 from syncd.metrics import Metrics
+from syncd.plan import Plan
 from syncd.settings import Settings, cron_trigger, shown_url
 from syncd.sources import SOURCES
 from syncd.store import Database, Store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 import traceback
 import uuid
@@ -19,7 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from syncd.credentials import SealError
 from syncd.errors import CursorExpired, LeaseLost, SourceError
 from syncd.http import Link
+from syncd.plan import Plan, budget
 from syncd.policy import FAILED, Draining, RunTimedOut, judge, kind_of
+from syncd.report import status_object
 from syncd.source import Since
 from syncd.store import Counts, Ended
 from syncd.store.connections import LEASE
@@ -27,34 +28,18 @@ from syncd.store.database import database_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from syncd.credentials import Vault
     from syncd.http import Net
-    from syncd.limits import Buckets, Rate
+    from syncd.limits import Buckets
     from syncd.metrics import Metrics
-    from syncd.source import Page, Source, Stream
+    from syncd.source import Page, Stream
     from syncd.store import Connection, Store
 
 log = structlog.get_logger(__name__)
 
 _OVERTIME_S = 180.0  # past its time limit a run is cut even in mid-page: one call's patience and one attempt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A source and how it is run. ``next_turn``: the first cron turn after a moment. ``slots``: runs at once."""
-
-    source: Source
-    slots: int
-    lookback: timedelta
-    sweep_every: timedelta | None
-    sweep_lookback: timedelta
-    run_timeout: timedelta
-    patience_s: float
-    options: Mapping[str, Any]
-    rates: Mapping[str, Rate]
-    next_turn: Callable[[datetime], datetime]
 
 
 @dataclass(slots=True)
@@ -144,7 +129,7 @@ class Engine:
             end = "skipped" if not active else "interrupted" if self._draining else "success"
             ended = await self._store.cycles.finish(cycle_id, status=end)
             self._metrics.cycles.labels(name, ended["status"]).inc()
-            status = _status_object(plan.source, ended, time.monotonic() - began)
+            status = status_object(plan.source, ended, time.monotonic() - began)
             log.info(
                 "cycle.finished", **{key: value for key, value in status.items() if key not in {"source", "failures"}}
             )
@@ -340,7 +325,7 @@ class Engine:
 
         return Link(
             source=plan.source.name,
-            credential=_budget(plan.source, connection, credentials),
+            credential=budget(plan.source, connection.id, credentials),
             net=self._net,
             buckets=self._buckets,
             credentials=credentials,
@@ -369,15 +354,6 @@ async def _all(slots: list[Coroutine[Any, Any, None]]) -> None:
         task.result()
 
 
-def _budget(source: Source, connection: Connection, credentials: Mapping[str, Any]) -> str:
-    """Names the budget: connections with the same long-lived key share it; a token that changes cannot name one."""
-    for form in source.credentials:
-        if "refresh_token" not in form and "subject" not in form and all(credentials.get(name) for name in form):
-            key = "/".join(str(credentials[name]) for name in sorted(form))
-            return f"{source.name}/{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
-    return f"{source.name}/{connection.id}"
-
-
 def _words(error: BaseException) -> str:
     """An error in words that are safe to store. A defect's own text may hold anything: it gives its place instead."""
     if isinstance(error, SourceError | SealError | Draining | RunTimedOut):
@@ -389,25 +365,3 @@ def _words(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place} (a defect in syncd; the log has the traceback)"
-
-
-def _status_object(source: Source, ended: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """product.md section 4."""
-    counts = (
-        "successful_workspaces",
-        "failed_workspaces",
-        "deferred_workspaces",
-        "added",
-        "changed",
-        "deleted",
-        "calls",
-    )
-    return {
-        "source": source.name,
-        "status": ended["status"],
-        source.total_name: ended["total"],
-        **{name: ended[name] for name in counts},
-        "duration_s": round(seconds, 3),
-        "started_at": ended["started_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "failures": ended["failures"],
-    }

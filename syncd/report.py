@@ -1,4 +1,4 @@
-"""The state of everything as one plain object: what `syncd status --json` prints and ``/api/v1/status`` answers."""
+"""Plain objects for programs: a cycle's status object, and the state of everything (`syncd status --json`, the API)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from syncd.engine import Plan
+    from syncd.plan import Plan
     from syncd.settings import Settings
+    from syncd.source import Source
     from syncd.store import Store
 
 
@@ -64,3 +65,25 @@ def _plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 def _iso(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def status_object(source: Source, ended: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What a cycle did, of its row and its failures: what `run-once --json` prints and `run_once` answers."""
+    counts = (
+        "successful_workspaces",
+        "failed_workspaces",
+        "deferred_workspaces",
+        "added",
+        "changed",
+        "deleted",
+        "calls",
+    )
+    return {
+        "source": source.name,
+        "status": ended["status"],
+        source.total_name: ended["total"],
+        **{name: ended[name] for name in counts},
+        "duration_s": round(seconds, 3),
+        "started_at": ended["started_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "failures": ended["failures"],
+    }

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from syncd.credentials import Vault, generate_key
-from syncd.engine import Engine, Plan
+from syncd.engine import Engine
 from syncd.http import Link
 from syncd.limits import Buckets
 from syncd.metrics import Metrics
+from syncd.plan import Plan
 from syncd.records import Message
 from syncd.source import Page, Report, Since, Source, Stream
 from syncd.store import Line, Store

@@ -8,40 +8,39 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.process import command, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_wheel_carries_the_migrations_and_the_templates(tmp_path: Path) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_carries_the_migrations_and_the_templates(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "syncd/_migrations/env.py",
         "syncd/_migrations/versions/0001_schema.py",
         "syncd/web/templates/status.html",
-    } <= set(names)
+    } <= names
     assert not [name for name in names if name.startswith("tests/")]
 
 
-async def test_an_installed_wheel_migrates(tmp_path: Path) -> None:
+def test_an_installed_wheel_migrates(wheel: Path, tmp_path: Path) -> None:
     """From the wheel's own content, away from the checkout."""
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     env = environment(PYTHONPATH=str(tmp_path / "site"), SYNCD_DATABASE__URL=f"sqlite+aiosqlite:///{tmp_path}/new.db")
-    asked = f"import syncd; assert syncd.__file__.startswith({str(tmp_path)!r}); import sys; sys.argv = ['syncd', 'migrate']; import syncd.cli as c; c.main()"
+    asked = (
+        f"import sys, syncd; assert syncd.__file__.startswith({str(tmp_path)!r}); "
+        "sys.argv = ['syncd', 'migrate']; import syncd.cli; syncd.cli.main()"
+    )
     done = subprocess.run(
         [sys.executable, "-c", asked], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -1,0 +1,39 @@
+"""How a source is run, and whose budget a connection draws on: values that the composition root takes from settings."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime, timedelta
+
+    from syncd.limits import Rate
+    from syncd.source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A source and how it is run. ``next_turn``: the first cron turn after a moment. ``slots``: runs at once."""
+
+    source: Source
+    slots: int
+    lookback: timedelta
+    sweep_every: timedelta | None
+    sweep_lookback: timedelta
+    run_timeout: timedelta
+    patience_s: float
+    options: Mapping[str, Any]
+    rates: Mapping[str, Rate]
+    next_turn: Callable[[datetime], datetime]
+
+
+def budget(source: Source, connection_id: int, credentials: Mapping[str, Any]) -> str:
+    """Names the budget: connections with the same long-lived key share it; a token that changes cannot name one."""
+    for form in source.credentials:
+        if "refresh_token" not in form and "subject" not in form and all(credentials.get(name) for name in form):
+            key = "/".join(str(credentials[name]) for name in sorted(form))
+            return f"{source.name}/{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
+    return f"{source.name}/{connection_id}"
