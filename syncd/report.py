@@ -87,3 +87,25 @@ def status_object(source: Source, ended: Mapping[str, Any], seconds: float) -> d
         "started_at": ended["started_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
         "failures": ended["failures"],
     }
+
+
+def workspaces(counts: Mapping[str, Any]) -> str:
+    """``2 well, 1 failed`` of a cycle's or a status object's counts."""
+    named = (("successful", "well"), ("failed", "failed"), ("deferred", "deferred"))
+    words = [f"{counts[f'{key}_workspaces']} {word}" for key, word in named if counts[f"{key}_workspaces"]]
+    return ", ".join(words) or "none due"
+
+
+def ago(value: str | None) -> str:
+    """An ISO time in words: 4 min ago, in 10 min, never."""
+    if not value:
+        return "never"
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()
+    size = abs(seconds)
+    for length, unit, limit in ((1, "s", 90), (60, "min", 90), (3600, "h", 36)):
+        if size < length * limit:
+            words = f"{size / length:.0f} {unit}"
+            break
+    else:
+        words = f"{size / 86400:.0f} days"
+    return f"{words} ago" if seconds >= 0 else f"in {words}"

@@ -14,7 +14,6 @@ from syncd import daemon
 from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
-    ago,
     known_source,
     out,
     perform,
@@ -24,8 +23,8 @@ from syncd.cli.terminal import (
     table,
 )
 from syncd.credentials import SealError, Vault
-from syncd.errors import SourceError, UsageError
-from syncd.report import status_report
+from syncd.errors import RateLimited, SourceError, UsageError
+from syncd.report import ago, status_report
 from syncd.sources import SOURCES
 from syncd.store import Line
 
@@ -212,7 +211,10 @@ async def _asked(parts: Parts, connection: Connection) -> Report:
         async with plan.source.connect(parts.engine.link(plan, connection, credentials)) as api:
             return await plan.source.check(api)
     except (SourceError, SealError) as error:
-        hint = error.hint if isinstance(error, SourceError) and error.hint else "see the README's part on this source"
+        hint = error.hint if isinstance(error, SourceError) else ""
+        if isinstance(error, RateLimited):
+            hint = f"the vendor asks to wait {error.retry_after_s or 60:.0f} s; check again then"
+        hint = hint or f"see the README's part on {connection.source}"
         return Report("not reached", problems=[(str(error), hint)])
 
 

@@ -23,8 +23,8 @@ from syncd.cli.terminal import (
     printable,
     settings_of,
     table,
-    workspaces,
 )
+from syncd.report import workspaces
 from syncd.sources import SOURCES
 
 if TYPE_CHECKING:

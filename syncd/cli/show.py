@@ -15,18 +15,16 @@ from syncd import daemon
 from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
-    ago,
     out,
     perform,
     print_json,
     printable,
     settings_of,
     table,
-    workspaces,
 )
 from syncd.credentials import SealError, Vault, generate_key
 from syncd.errors import UsageError
-from syncd.report import status_report
+from syncd.report import ago, status_report, workspaces
 from syncd.settings import masked, shown_url
 from syncd.sources import SOURCES
 
@@ -219,6 +217,10 @@ async def _failures(settings: Settings, report: Mapping[str, Any]) -> list[Findi
         )
         for row in troubled
     ] or [(True, "failures: none", "")]
+    for row in report["connections"]:
+        if row["state"] == "limited":
+            whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
+            findings.append((True, f"limited: {whose}: its vendor asks to wait, {ago(row['limited_until'])}", ""))
     async with daemon.open_store(settings) as store:
         vault = Vault(settings.keys())
         for one in await store.connections.all():

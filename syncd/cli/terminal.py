@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
@@ -23,7 +22,7 @@ from syncd.settings import Settings, load
 from syncd.sources import SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping
+    from collections.abc import Coroutine, Iterable
 
 T = TypeVar("T")
 
@@ -103,13 +102,6 @@ def table(headers: Iterable[str], rows: Iterable[Iterable[object]], *, title: st
     out.print(made)
 
 
-def workspaces(counts: Mapping[str, Any]) -> str:
-    """``2 well, 1 failed`` of a cycle's or a status object's counts."""
-    named = (("successful", "well"), ("failed", "failed"), ("deferred", "deferred"))
-    words = [f"{counts[f'{key}_workspaces']} {word}" for key, word in named if counts[f"{key}_workspaces"]]
-    return ", ".join(words) or "none due"
-
-
 def _cell(value: object) -> str:
     text = "-" if value is None or value == "" else str(value)
     colour = _COLOURS.get(text)
@@ -119,18 +111,3 @@ def _cell(value: object) -> str:
 def printable(text: str) -> str:
     """Vendor text for a terminal: control characters could move the cursor or rename the window."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
-def ago(value: str | None) -> str:
-    """An ISO time in words: 4 min ago, in 10 min, never."""
-    if not value:
-        return "never"
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()
-    size = abs(seconds)
-    for length, unit, limit in ((1, "s", 90), (60, "min", 90), (3600, "h", 36)):
-        if size < length * limit:
-            words = f"{size / length:.0f} {unit}"
-            break
-    else:
-        words = f"{size / 86400:.0f} days"
-    return f"{words} ago" if seconds >= 0 else f"in {words}"

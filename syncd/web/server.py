@@ -11,7 +11,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from syncd import __version__
-from syncd.report import status_report
+from syncd.report import ago, status_report, workspaces
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -48,7 +48,7 @@ class Web:
         # AppRunner leaves signals alone: they are the daemon's
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._templates = Environment(loader=PackageLoader("syncd.web"), autoescape=select_autoescape())
-        self._templates.filters["ago"] = _ago
+        self._templates.filters |= {"ago": ago, "workspaces": workspaces}
 
     async def start(self) -> str:
         """Bind and serve; answers the address. Raises OSError when it cannot be bound."""
@@ -130,19 +130,6 @@ async def _strict(request: web.Request, handler: Any) -> web.StreamResponse:
         response = _json({"error": f"the status cannot be read now ({type(error).__name__})"}, 503)
     response.headers.update(_HEADERS)
     return response
-
-
-def _ago(value: str | None) -> str:
-    """A time as a person says it: 4 min ago, in 10 min."""
-    if not value:
-        return "never"
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()
-    size = abs(seconds)
-    words = (
-        f"{size:.0f} s" if size < 90 else f"{size / 60:.0f} min" if size < 5400 else f"{size / 3600:.0f} h"
-        if size < 129600 else f"{size / 86400:.0f} days"
-    )  # fmt: skip
-    return f"{words} ago" if seconds >= 0 else f"in {words}"
 
 
 def _json(value: object, status: int = 200) -> web.Response:
