@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from syncd.errors import SealError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -14,10 +16,6 @@ NO_KEY = (
     "no secret key is configured: make one with `syncd keys generate`, then set SYNCD_SECRET_KEYS "
     "(or secret_keys_file in syncd.toml)"
 )
-
-
-class SealError(Exception):
-    """A secret cannot be sealed or opened with the keys at hand; ``str()`` is one line with the way out."""
 
 
 class Vault:

@@ -16,9 +16,9 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from syncd import logs
 from syncd import settings as settings_module
-from syncd.credentials import SealError, Vault
+from syncd.credentials import Vault
 from syncd.engine import Engine
-from syncd.errors import UsageError
+from syncd.errors import SealError, UsageError
 from syncd.http import Net
 from syncd.limits import Buckets
 from syncd.metrics import Metrics

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from syncd.credentials import SealError
-from syncd.errors import CursorExpired, LeaseLost, SourceError
+from syncd.errors import CursorExpired, LeaseLost, SealError, SourceError
 from syncd.http import Link
 from syncd.plan import Plan, budget
-from syncd.policy import FAILED, Draining, RunTimedOut, judge, kind_of
+from syncd.policy import FAILED, INTERRUPTED, Draining, RunTimedOut, judge, kind_of
 from syncd.report import status_object
 from syncd.source import Since
 from syncd.store import Counts, Ended
 from syncd.store.connections import LEASE
 from syncd.store.database import database_words
+from syncd.tasks import all_of, to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from syncd.credentials import Vault
@@ -125,14 +125,19 @@ class Engine:
         with structlog.contextvars.bound_contextvars(source=name, cycle=cycle_id):
             log.debug("cycle.started", trigger=trigger, connections=active)
             slots = [self._slot(plan, cycle_id, turn, workspace, sweep=sweep) for _ in range(min(plan.slots, active))]
-            await _all(slots)
-            end = "skipped" if not active else "interrupted" if self._draining else "success"
+            try:
+                await all_of(slots)
+            except BaseException:
+                # Even a cut cycle tells what its runs did; what is lost with the database is told by the next cycle.
+                with suppress(SQLAlchemyError, OSError):
+                    await to_its_end(self._store.cycles.finish(cycle_id, status=INTERRUPTED))
+                raise
+            end = "skipped" if not active else INTERRUPTED if self._draining else "success"
             ended = await self._store.cycles.finish(cycle_id, status=end)
-            self._metrics.cycles.labels(name, ended["status"]).inc()
+            self._metrics.cycles.labels(name, end).inc()
             status = status_object(plan.source, ended, time.monotonic() - began)
-            log.info(
-                "cycle.finished", **{key: value for key, value in status.items() if key not in {"source", "failures"}}
-            )
+            shown = {key: value for key, value in status.items() if key not in {"source", "failures"}}
+            log.info("cycle.finished", **shown)
         return status
 
     async def _slot(
@@ -141,12 +146,20 @@ class Engine:
         """Claim and run one connection after the other until none is due."""
         while not self._draining:
             lease = f"{self._me}/{uuid.uuid4().hex}"
-            connection = await self._store.connections.claim(
-                plan.source.name, lease, cycle_id, due=turn, workspace=workspace
+            claiming = asyncio.ensure_future(
+                self._store.connections.claim(plan.source.name, lease, cycle_id, due=turn, workspace=workspace)
             )
-            if connection is None:
+            try:
+                claimed = await asyncio.shield(claiming)
+            except asyncio.CancelledError as stopped:
+                # The claim may be in the database already: it is given back.
+                if claimed := await claiming:
+                    await self._sync(plan, *claimed, lease, sweep=False, stopped=stopped)
+                raise
+            if claimed is None:
                 return
-            await self._sync(plan, connection, cycle_id, lease, sweep=sweep or self._sweep_due(plan, connection, turn))
+            sweeps = sweep or self._sweep_due(plan, claimed[0], turn)
+            await self._sync(plan, *claimed, lease, sweep=sweeps)
 
     def _sweep_due(self, plan: Plan, connection: Connection, turn: datetime | None) -> bool:
         """On the schedule a sweep comes each ``sweep_every``, for the first time that long after the first success."""
@@ -174,47 +187,65 @@ class Engine:
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _sync(self, plan: Plan, connection: Connection, cycle_id: int, lease: str, *, sweep: bool) -> None:
-        """One connection's run: whatever goes wrong with it ends here, as a row."""
-        run_id = await self._store.cycles.begin_run(cycle_id, connection.id)
+    async def _sync(
+        self,
+        plan: Plan,
+        connection: Connection,
+        run_id: int,
+        lease: str,
+        *,
+        sweep: bool,
+        stopped: asyncio.CancelledError | None = None,
+    ) -> None:
+        """One connection's run: whatever goes wrong with it ends here, as a row.
+
+        ``stopped``: we were cut before it began; it only ends.
+        """
         live = self.live[run_id] = Live(connection, self._now())
         gauge = self._metrics.running.labels(plan.source.name)
         gauge.inc()
-        keeper = asyncio.create_task(self._keep_lease(connection.id, lease))
         error: BaseException | None = None
-        cancelled: asyncio.CancelledError | None = None
         with structlog.contextvars.bound_contextvars(
             run=run_id, connection=connection.id, workspace=connection.workspace_id
         ):
             try:
-                async with asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S) as limit:
-                    await self._pull(plan, live, run_id, lease, sweep=sweep)
-            except asyncio.CancelledError as stopped:
-                error, cancelled = Draining("the daemon stopped"), stopped
-            except TimeoutError as raised:
-                late = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
-                error = late if limit.expired() else raised
-            except Exception as raised:  # noqa: BLE001 - the one broad except: one workspace never stops another
-                error = raised
+                if stopped is None:
+                    error = await self._pulled(plan, live, run_id, lease, sweep=sweep)
+            except asyncio.CancelledError as cut:
+                stopped = cut
             finally:
-                keeper.cancel()
                 gauge.dec()
-                # Even a cut run tells its end and frees its lease.
-                finishing = asyncio.ensure_future(self._finish(plan, live, run_id, lease, error, sweep=sweep))
-                try:
-                    await asyncio.shield(finishing)
-                except asyncio.CancelledError as stopped:
-                    cancelled = stopped
-                    await asyncio.wait([finishing], timeout=10)
                 del self.live[run_id]
-        if cancelled is not None:
-            raise cancelled
+            if stopped is not None:
+                error = Draining("the daemon stopped")
+            try:
+                # Even a cut run tells its end and frees its lease.
+                await to_its_end(self._finish(plan, live, run_id, lease, error, sweep=sweep))
+            except asyncio.CancelledError as cut:
+                stopped = cut
+        if stopped is not None:
+            raise stopped
+
+    async def _pulled(self, plan: Plan, live: Live, run_id: int, lease: str, *, sweep: bool) -> Exception | None:
+        """Read all there is within the time limit; answers what went wrong."""
+        keeper = asyncio.create_task(self._keep_lease(live.connection.id, lease))
+        try:
+            async with asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S) as limit:
+                await self._pull(plan, live, run_id, lease, sweep=sweep)
+        except TimeoutError as raised:
+            late = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
+            return late if limit.expired() else raised
+        except Exception as raised:  # noqa: BLE001 - the one broad except: one workspace never stops another
+            return raised
+        finally:
+            keeper.cancel()
+        return None
 
     async def _pull(self, plan: Plan, live: Live, run_id: int, lease: str, *, sweep: bool) -> None:
         """Read every stream of the connection, page by page."""
         connection = live.connection
         credentials = self._vault.open(connection.id, connection.sealed)
-        link = live.link = self.link(plan, connection, credentials)
+        link = live.link = self.link(plan, connection, credentials, lease=lease)
         since = Since(
             now=live.started_at,
             lookback=plan.sweep_lookback if sweep else plan.lookback,
@@ -229,7 +260,7 @@ class Engine:
                     await self._read(plan, live, stream, api, since, run_id, lease, ends)
                 except CursorExpired:
                     log.info("cursor.expired", stream=stream.name)
-                    await self._store.pages.forget_cursors(connection.id, stream.name)
+                    await self._store.pages.forget_cursors(connection.id, stream.name, lease)
                     await self._read(plan, live, stream, api, since, run_id, lease, ends)
 
     async def _read(
@@ -286,7 +317,7 @@ class Engine:
         self._metrics.runs.labels(plan.source.name, verdict.run_status).inc()
         try:
             mine = await self._store.cycles.finish_run(run_id, connection, lease, ended)
-        except (SQLAlchemyError, OSError) as lost:
+        except Exception as lost:  # noqa: BLE001 - the run's edge as well
             # The run's row stays `running` and its lease runs out: whoever claims next tells it as interrupted.
             log.error("run.not_finished", error=_words(lost))
             return
@@ -303,21 +334,27 @@ class Engine:
             calls=live.calls,
             **({"kind": ended.error_kind, "error": ended.error, "hint": ended.hint} if error is not None else {}),
         )
-        if error is not None and kind_of(error) == "internal" and not isinstance(error, SQLAlchemyError | SealError):
+        if error is not None and kind_of(error) == "internal" and not isinstance(error, SQLAlchemyError | OSError):
             log.error("run.defect", exc_info=error)
 
     async def _keep_lease(self, connection_id: int, lease: str) -> None:
         """Renew the lease while a stream reads long without a page; a lost one shows at the next checkpoint."""
         while True:
             await asyncio.sleep(LEASE.total_seconds() / 3)
-            with suppress(SQLAlchemyError, OSError):
+            with suppress(SQLAlchemyError, OSError, LeaseLost):
                 await self._store.pages.renew(connection_id, lease)
 
-    def link(self, plan: Plan, connection: Connection, credentials: Mapping[str, Any]) -> Link:
-        """The connection's way out, with the budget of its credential."""
+    def link(
+        self, plan: Plan, connection: Connection, credentials: Mapping[str, Any], *, lease: str | None = None
+    ) -> Link:
+        """The connection's way out, with the budget of its credential. ``lease``: of the run that it is for."""
+        held = str(connection.sealed)
 
         async def save(renewed: Mapping[str, Any]) -> None:
-            await self._store.connections.save_credentials(connection.id, self._vault.seal(connection.id, renewed))
+            nonlocal held
+            sealed = self._vault.seal(connection.id, renewed)
+            await self._store.connections.save_credentials(connection.id, sealed, lease=lease, instead_of=held)
+            held = sealed
 
         def called(method: str, outcome: str, seconds: float) -> None:
             self._metrics.calls.labels(plan.source.name, method, outcome).inc()
@@ -337,21 +374,6 @@ class Engine:
             now=self._now,
             on_call=called,
         )
-
-
-async def _all(slots: list[Coroutine[Any, Any, None]]) -> None:
-    """Run ``slots`` to their end, then raise the first error; a failing slot leaves the others' runs alone."""
-    tasks = [asyncio.create_task(slot) for slot in slots]
-    try:
-        if tasks:
-            await asyncio.wait(tasks)
-    except asyncio.CancelledError:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        raise
-    for task in tasks:
-        task.result()
 
 
 def _words(error: BaseException) -> str:

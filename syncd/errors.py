@@ -8,13 +8,17 @@
     ├─ CursorExpired         cursor_expired  the stream forgets its cursor and reads again from the start
     └─ Rejected              rejected        the vendor refuses this one thing; the run fails, later tries are rarer
 
+``SealError``: a secret cannot be sealed or opened with the keys at hand; nothing is wrong with the connection.
 ``LeaseLost`` is ours, not a vendor's: another daemon owns the connection now, so this run stops and writes nothing.
 ``UsageError`` is a person's: a command, a file or a setting that cannot be used; it is shown as one line.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class SourceError(Exception):
@@ -30,6 +34,11 @@ class SourceError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Pass the words through ``change``."""
+        self.message, self.hint = change(self.message), change(self.hint)
+        self.args = (self.message,)
 
 
 class Transient(SourceError):
@@ -70,6 +79,10 @@ class Rejected(SourceError):
     """The vendor refuses this one request, and would again: no such channel, an argument it does not take."""
 
     kind = "rejected"
+
+
+class SealError(Exception):
+    """A secret cannot be sealed or opened with the keys at hand; ``str()`` is one line with the way out."""
 
 
 class LeaseLost(Exception):

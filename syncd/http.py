@@ -23,6 +23,7 @@ import orjson
 import structlog
 
 from syncd.errors import AuthError, Misconfigured, RateLimited, SourceError, Transient
+from syncd.logs import redact, secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
@@ -160,6 +161,7 @@ class Link:
     refresh: Callable[[], Awaitable[Mapping[str, Any]]] | None = field(default=None, repr=False)
     calls: int = 0
     _refused: AuthError | None = field(default=None, repr=False)
+    _secrets: set[str] = field(default_factory=set, repr=False)
     _renewing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def call(
@@ -235,16 +237,15 @@ class Link:
     async def _attempt(self, method: str, attempt: Callable[[], Awaitable[T]], drawn: Mapping[str, int]) -> T:
         self.calls += 1
         began, outcome = time.monotonic(), "ok"
+        self._secrets |= secrets_of(self.credentials)
         try:
             async with asyncio.timeout(ATTEMPT_S):
                 return await attempt()
-        except RateLimited as error:
-            outcome = error.kind
-            if error.retry_after_s is not None:
-                self.buckets.close(self.credential, drawn, self.rates, error.retry_after_s)
-            raise
         except SourceError as error:
             outcome = error.kind
+            error.reword(lambda words: redact(words, self._secrets))  # a vendor may echo what we sent
+            if isinstance(error, RateLimited) and error.retry_after_s is not None:
+                self.buckets.close(self.credential, drawn, self.rates, error.retry_after_s)
             raise
         except (aiohttp.ClientError, httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
             outcome = Transient.kind

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterable, MutableMapping
 
 MASK = "**********"
 _SECRET_NAME = re.compile(
@@ -28,9 +29,18 @@ _SECRET_VALUE = re.compile(
 _QUIET = ("httpx", "httpcore", "aiohttp", "slack_sdk", "apscheduler", "alembic", "asyncio", "aiosqlite", "google")
 
 
-def redact(text: str) -> str:
-    """``text`` with whatever looks like a secret replaced."""
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """``text`` with whatever looks like a secret, and each of ``secrets``, replaced."""
+    for secret in secrets:
+        text = text.replace(secret, MASK)
     return _SECRET_VALUE.sub(MASK, text)
+
+
+def secrets_of(value: Any, name: str = "") -> set[str]:
+    """The texts in credentials whose members' names say that they are secret, at any depth."""
+    if isinstance(value, Mapping):
+        return {secret for key, part in value.items() for secret in secrets_of(part, str(key))}
+    return {value} if isinstance(value, str) and len(value) > 3 and _SECRET_NAME.search(name) else set()
 
 
 def _redacted(value: Any, depth: int = 0) -> Any:
@@ -51,6 +61,14 @@ def _redact_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> 
     for key, value in event.items():
         if not key.startswith("_"):
             event[key] = MASK if _SECRET_NAME.search(key) and value else _redacted(value)
+    return event
+
+
+def _printable_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """For a terminal: a vendor's control characters could move the cursor or rename the window."""
+    for key, value in event.items():
+        if isinstance(value, str) and key != "exception" and not value.isprintable():
+            event[key] = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in value)
     return event
 
 
@@ -82,6 +100,7 @@ def set_up(level: str, form: str) -> None:
     last: list[Any] = (
         [
             _redact_event,
+            _printable_event,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
             ),

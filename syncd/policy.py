@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from syncd.errors import AuthError, LeaseLost, Misconfigured, RateLimited, SourceError
+from syncd.errors import AuthError, LeaseLost, Misconfigured, RateLimited, SealError, SourceError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 FIRST_RETRY = timedelta(minutes=15)
 LONGEST_RETRY = timedelta(hours=6)
+_AFTER_THE_TURN = timedelta(minutes=1)  # a run ends a little after its turn, and shall not miss the one a gap later
 FIRST_BACKLOG_GAP = timedelta(minutes=10)
 LONGEST_BACKLOG_GAP = timedelta(days=1)
 
@@ -59,12 +60,14 @@ def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, fa
         case RateLimited(retry_after_s=float() | int() as seconds):
             until = now + timedelta(seconds=seconds)
             return Verdict(DEFERRED, OK, until, failures, limited_until=until)
+        case SealError():
+            return Verdict(FAILED, OK, next_turn, failures)  # the operator's trouble, not the connection's
         case AuthError():
             return Verdict(FAILED, NEEDS_REAUTH, next_turn, failures + 1)
         case Misconfigured():
             return Verdict(FAILED, MISCONFIGURED, next_turn, failures + 1)
         case _:
-            return Verdict(FAILED, OK, now + retry_gap(failures), failures + 1)
+            return Verdict(FAILED, OK, now + retry_gap(failures) - _AFTER_THE_TURN, failures + 1)
 
 
 def retry_gap(failures: int) -> timedelta:
@@ -86,6 +89,8 @@ def kind_of(error: BaseException) -> str:
             return error.kind
         case LeaseLost():
             return "lease_lost"
+        case SealError():
+            return "sealed"
         case RunTimedOut():
             return "run_timeout"
         case Draining():

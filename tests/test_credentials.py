@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from syncd import logs
-from syncd.credentials import SealError, Vault, generate_key
+from syncd.credentials import Vault, generate_key
+from syncd.errors import SealError
 from syncd.store import Line, Store
 
 SECRET = {"token": "xoxb-1234567890-abcdefgh"}

@@ -8,11 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, RateLimited, Rejected, Transient
 from syncd.http import Link
 from syncd.source import Page, Pending, Since
 from syncd.store import Store
+from syncd.tables import connections
 from tests.conftest import Clock
 from tests.scripted import Bench, message, pages, source
 
@@ -169,7 +171,6 @@ async def test_a_leased_connection_is_left_alone_until_the_lease_ran_out(store: 
     await bench.connect("acme")
     dead = await store.cycles.begin("slack", "cli", None)
     assert await store.connections.claim("slack", "of a dead daemon", dead, due=None)
-    await store.cycles.begin_run(dead, 1)
     assert (await bench.cycle())["successful_workspaces"] == 0
     clock.advance(minutes=6)
     assert (await bench.cycle())["successful_workspaces"] == 1
@@ -345,7 +346,8 @@ async def test_a_secret_sealed_for_another_connection_is_refused(store: Store) -
     first = await store.connections.get(1)
     assert first is not None
     assert first.sealed is not None
-    await store.connections.save_credentials(2, first.sealed)
+    async with store.database.write() as session:
+        await session.execute(update(connections).where(connections.c.id == 2).values(credentials=first.sealed))
     status = await bench.cycle()
     assert status["failed_workspaces"] == 1
     assert "belong to connection 1" in status["failures"][0]["error"]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from syncd.errors import AuthError, CursorExpired, LeaseLost, Misconfigured, RateLimited, Rejected, Transient
+from syncd.errors import AuthError, CursorExpired, LeaseLost, Misconfigured, RateLimited, Rejected, SealError, Transient
 from syncd.policy import Draining, RunTimedOut, Verdict, backlog_gap, judge, retry_gap
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
@@ -21,10 +21,11 @@ def verdict(error: BaseException | None, failures: int = 2) -> Verdict:
     ("error", "expected"),
     [
         (None, Verdict("succeeded", "ok", TURN, 0)),
-        (Transient("x"), Verdict("failed", "ok", NOW + timedelta(hours=1), 3)),
-        (Rejected("x"), Verdict("failed", "ok", NOW + timedelta(hours=1), 3)),
-        (CursorExpired("x"), Verdict("failed", "ok", NOW + timedelta(hours=1), 3)),
-        (KeyError("x"), Verdict("failed", "ok", NOW + timedelta(hours=1), 3)),
+        (Transient("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
+        (Rejected("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
+        (CursorExpired("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
+        (KeyError("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
+        (SealError("x"), Verdict("failed", "ok", TURN, 2)),
         (AuthError("x"), Verdict("failed", "needs_reauth", TURN, 3)),
         (Misconfigured("x"), Verdict("failed", "misconfigured", TURN, 3)),
         (

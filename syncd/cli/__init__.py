@@ -11,8 +11,7 @@ from typer.exceptions import TyperException
 from syncd import __version__
 from syncd.cli import connections, play, run, show
 from syncd.cli.terminal import fail
-from syncd.credentials import SealError
-from syncd.errors import UsageError
+from syncd.errors import SealError, UsageError
 
 app = typer.Typer(
     name="syncd",

@@ -22,8 +22,8 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
-from syncd.credentials import SealError, Vault
-from syncd.errors import RateLimited, SourceError, UsageError
+from syncd.credentials import Vault
+from syncd.errors import RateLimited, SealError, SourceError, UsageError
 from syncd.report import ago, status_report
 from syncd.sources import SOURCES
 from syncd.store import Line

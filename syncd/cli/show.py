@@ -22,8 +22,8 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
-from syncd.credentials import SealError, Vault, generate_key
-from syncd.errors import UsageError
+from syncd.credentials import Vault, generate_key
+from syncd.errors import SealError, UsageError
 from syncd.report import ago, status_report, workspaces
 from syncd.settings import masked, shown_url
 from syncd.sources import SOURCES

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 
-from syncd.policy import OK, RUNNING
+from syncd.errors import LeaseLost, UsageError
+from syncd.policy import INTERRUPTED, OK, RUNNING
 from syncd.tables import OF_KIND, backlog, connections, cursors, runs
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Connections:
             for line in lines:
                 found = (await session.execute(_same_key(line))).one_or_none()
                 if found is None:
+                    if line.credentials is None:
+                        raise UsageError(f"{line.source} of {line.workspace_id}: a new connection needs credentials")
                     connection_id = await self._insert(session, line)
                     added += 1
                 else:
@@ -124,6 +127,8 @@ class Connections:
             values["is_active"] = line.is_active
         if line.settings is not None or line.credentials is not None:
             values |= {"status": OK, "failures": 0, "next_sync_at": self._now(), "status_since": self._now()}
+            # A run under way read the old ones: it loses its right to write, and to say how it ended.
+            values |= {"lease": None, "leased_until": None}
         if line.credentials is not None:
             values["limited_until"] = None  # the limit was the old credentials'
             if found.credentials is None and line.is_active is None:
@@ -145,8 +150,13 @@ class Connections:
         return Connection(**row._mapping) if row else None
 
     async def set_active(self, connection_id: int, *, active: bool) -> bool:
-        """Pause or resume; False when there is no such connection."""
+        """Pause or resume; False when there is no such connection. Raises UsageError on resuming a removed one."""
         async with self._database.write() as session:
+            held = await session.execute(select(connections.c.credentials).where(connections.c.id == connection_id))
+            if active and (row := held.one_or_none()) is not None and row.credentials is None:
+                raise UsageError(
+                    f"connection {connection_id} has no credentials: `syncd connections add` gives it new ones"
+                )
             result = await session.execute(
                 _set(connection_id, is_active=active, updated_at=self._now()).returning(connections.c.id)
             )
@@ -182,11 +192,12 @@ class Connections:
 
     async def claim(
         self, source: str, lease: str, cycle_id: int, *, due: datetime | None, workspace: str | None = None
-    ) -> Connection | None:
-        """Take the connection that waits longest and has no run in this cycle yet; None when there is none.
+    ) -> tuple[Connection, int] | None:
+        """Take the connection that waits longest and begin its run: (connection, run id), None when there is none.
 
-        ``due``: only those whose turn has come by then; None: every active one. One whose vendor said later is left
-        alone until then either way. Runs that a dead daemon left as running are told as interrupted.
+        ``due``: only those whose turn has come by then; None: every active one. A connection is run once in a cycle.
+        One whose vendor said later is left alone until then either way. A run that a dead daemon left as running is
+        told as interrupted.
         """
         now = self._now()
         tried = exists().where(runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id)
@@ -210,12 +221,13 @@ class Connections:
             claimed = (
                 await session.execute(_set(found, lease=lease, leased_until=now + LEASE).returning(*_COLUMNS))
             ).one()
-            await session.execute(
-                update(runs)
-                .where(runs.c.connection_id == found, runs.c.status == RUNNING)
-                .values(status="interrupted", finished_at=now, error_kind="interrupted", error="the daemon died")
+            await session.execute(end_dead_runs(runs.c.connection_id == found, now))
+            begun = await session.execute(
+                insert(runs)
+                .values(cycle_id=cycle_id, connection_id=found, status=RUNNING, started_at=now)
+                .returning(runs.c.id)
             )
-        return Connection(**claimed._mapping)
+            return Connection(**claimed._mapping), int(begun.scalar_one())
 
     async def count_active(self, source: str, workspace: str | None = None) -> int:
         query = select(func.count()).select_from(connections).where(connections.c.source == source, _active())
@@ -224,9 +236,17 @@ class Connections:
         async with self._database.read() as session:
             return int((await session.execute(query)).scalar_one())
 
-    async def save_credentials(self, connection_id: int, sealed: str) -> None:
+    async def save_credentials(self, connection_id: int, sealed: str, *, lease: str | None, instead_of: str) -> None:
+        """Store renewed credentials. Raises `LeaseLost` when they were replaced or erased meanwhile.
+
+        ``lease``: of the run that renewed them (new credentials or a removal take it away). Without one the stored text
+        must still be ``instead_of``.
+        """
+        saving = _set(connection_id, credentials=sealed, updated_at=self._now())
+        fence = connections.c.credentials == instead_of if lease is None else connections.c.lease == lease
         async with self._database.write() as session:
-            await session.execute(_set(connection_id, credentials=sealed, updated_at=self._now()))
+            if (await session.execute(saving.where(fence).returning(connections.c.id))).one_or_none() is None:
+                raise LeaseLost
 
     async def reseal(self, reseal: Callable[[int, str], str], *, size: int = 100) -> int:
         """Replace every sealed secret by ``reseal(connection id, sealed)``, in batches; answers how many."""
@@ -247,6 +267,15 @@ class Connections:
             if not batch:
                 return done
             done, last = done + len(batch), batch[-1].id
+
+
+def end_dead_runs(which: ColumnElement[bool], now: datetime) -> Any:
+    """The statement that tells runs as interrupted whose daemon died."""
+    return (
+        update(runs)
+        .where(which, runs.c.status == RUNNING)
+        .values(status=INTERRUPTED, finished_at=now, error_kind=INTERRUPTED, error="the daemon died")
+    )
 
 
 def _same_key(line: Line) -> Any:

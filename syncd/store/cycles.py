@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exists, func, insert, select, update
+from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.policy import DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
-from syncd.store.connections import LEASE
+from syncd.store.connections import LEASE, end_dead_runs
+from syncd.store.database import clean
 from syncd.tables import connections, cycles, runs
 
 if TYPE_CHECKING:
@@ -41,17 +42,20 @@ class Cycles:
     async def begin(self, source: str, trigger: str, turn: datetime | None) -> int:
         """The cycle of this turn, made or joined (another daemon's cron fired for the same turn); answers its id.
 
-        A cycle that a dead daemon left as running, with no run of it alive, is told as interrupted.
+        What a dead daemon left as running, runs and cycles, is told as interrupted.
         """
         now = self._now()
         dialect = sqlite if self._database.is_sqlite else postgresql
         async with self._database.write() as session:
+            free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
+            unowned = select(connections.c.id).where(connections.c.source == source, free)
+            await session.execute(end_dead_runs(runs.c.connection_id.in_(unowned), now))
             alive = exists().where(runs.c.cycle_id == cycles.c.id, runs.c.status == RUNNING)
+            dead = update(cycles).where(cycles.c.source == source, cycles.c.status == RUNNING, ~alive)
+            if turn is not None:
+                dead = dead.where(cycles.c.turn.is_distinct_from(turn))
             await session.execute(
-                update(cycles)
-                .where(cycles.c.source == source, cycles.c.status == RUNNING, ~alive)
-                .where(cycles.c.started_at < now - LEASE, cycles.c.turn.is_distinct_from(turn))
-                .values(status=INTERRUPTED, finished_at=now)
+                dead.where(cycles.c.started_at < now - LEASE).values(status=INTERRUPTED, finished_at=now)
             )
             made = await session.execute(
                 dialect.insert(cycles)
@@ -70,15 +74,6 @@ class Cycles:
         query = select(cycles.c.id).where(cycles.c.source == source, cycles.c.turn == turn)
         async with self._database.read() as session:
             return (await session.execute(query)).one_or_none() is not None
-
-    async def begin_run(self, cycle_id: int, connection_id: int) -> int:
-        async with self._database.write() as session:
-            made = await session.execute(
-                insert(runs)
-                .values(cycle_id=cycle_id, connection_id=connection_id, status=RUNNING, started_at=self._now())
-                .returning(runs.c.id)
-            )
-            return int(made.scalar_one())
 
     async def finish_run(self, run_id: int, connection: Connection, lease: str, ended: Ended) -> bool:
         """Store a run's end and free the lease, in one transaction; False when the lease is no longer ours.
@@ -103,7 +98,11 @@ class Cycles:
             values |= {"last_sweep_at": now} if ended.swept else {}
         elif failed:
             words = f"{ended.error} - {ended.hint}" if ended.hint else ended.error
-            values |= {"last_error": words, "last_error_kind": ended.error_kind, "last_error_at": now}
+            values |= {
+                "last_error": None if words is None else clean(words),
+                "last_error_kind": ended.error_kind,
+                "last_error_at": now,
+            }
         async with self._database.write() as session:
             mine = await session.execute(
                 update(connections)
@@ -119,8 +118,8 @@ class Cycles:
                     finished_at=now,
                     calls=ended.calls,
                     error_kind=ended.error_kind,
-                    error=ended.error,
-                    hint=ended.hint,
+                    error=None if ended.error is None else clean(ended.error),
+                    hint=None if ended.hint is None else clean(ended.hint),
                 )
             )
             return mine.one_or_none() is not None
@@ -140,9 +139,12 @@ class Cycles:
             names = (*counts, "successful_workspaces", "failed_workspaces", "deferred_workspaces")
             values: dict[str, Any] = {name: int(value) for name, value in zip(names, row, strict=True)}
             finished = self._now()
-            await session.execute(
-                update(cycles).where(cycles.c.id == cycle_id).values(status=status, finished_at=finished, **values)
+            # Another daemon that joined this cycle may still run: then it is the one to end it.
+            others = select(runs.c.id).where(runs.c.cycle_id == cycle_id, runs.c.status == RUNNING).limit(1)
+            ending = (
+                {} if (await session.execute(others)).one_or_none() else {"status": status, "finished_at": finished}
             )
+            await session.execute(update(cycles).where(cycles.c.id == cycle_id).values(**ending, **values))
             cycle = (await session.execute(select(cycles).where(cycles.c.id == cycle_id))).one()
             failures = await session.execute(
                 select(

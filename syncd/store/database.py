@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection as SyncConnection
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+_CLOSE_S = 5
+_COMMAND_S = 60  # a statement that takes longer than this has lost its server
 _MIGRATION_LOCK = 0x73796E6364  # "syncd": PostgreSQL's advisory lock for daemons that migrate at the same moment
 
 
@@ -37,6 +39,11 @@ class Dumped(str):
     """JSON that is text already: stored as it is, not dumped once more."""
 
     __slots__ = ()
+
+
+def clean(text: str) -> str:
+    """``text`` without what PostgreSQL refuses: NUL, lone surrogates."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _dumps(value: Any) -> str:
@@ -61,7 +68,11 @@ class Database:
             options |= {"async_creator": self._open_sqlite, "pool_size": pool_size}
         else:
             options |= {"pool_size": pool_size, "max_overflow": 0, "pool_pre_ping": True, "pool_timeout": 30}
-            options["connect_args"] = {"timeout": 10, "server_settings": {"application_name": "syncd"}}
+            options["connect_args"] = {
+                "timeout": 10,
+                "command_timeout": _COMMAND_S,
+                "server_settings": {"application_name": "syncd"},
+            }
         self.engine = create_async_engine(self.url, **options)
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _sqlite_connected)
@@ -100,7 +111,12 @@ class Database:
             await session.execute(text("SELECT 1"))
 
     async def close(self) -> None:
-        await self.engine.dispose()
+        """Give the connections back; a server that does not answer is not waited for."""
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.engine.dispose()
+        except TimeoutError:
+            await self.engine.dispose(close=False)
 
     async def migrate(self) -> tuple[str | None, str]:
         """Create or upgrade the schema; answers (revision before, revision now). Raises `SchemaError` if newer."""

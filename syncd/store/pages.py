@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.errors import LeaseLost
 from syncd.policy import backlog_gap
 from syncd.source import Waiting
 from syncd.store.connections import LEASE
-from syncd.store.database import Dumped
+from syncd.store.database import Dumped, clean
 from syncd.tables import OF_KIND, backlog, connections, cursors, runs
 
 if TYPE_CHECKING:
@@ -68,14 +68,7 @@ class Pages:
             if any(type(one) is kind for one in page.records)
         ]  # outside of the transaction: it holds SQLite's only writer
         async with self._database.write() as session:
-            renewed = await session.execute(
-                update(connections)
-                .where(connections.c.id == connection_id, connections.c.lease == lease)
-                .values(leased_until=now + LEASE)
-                .returning(connections.c.id)
-            )
-            if renewed.one_or_none() is None:
-                raise LeaseLost
+            await self._own(session, connection_id, lease)
             counts = Counts()
             for table, rows in prepared:
                 counts += await self._upsert(session, table, connection_id, rows, now)
@@ -95,16 +88,21 @@ class Pages:
             )
             return counts
 
-    async def renew(self, connection_id: int, lease: str) -> bool:
-        """Keep the lease while no page comes; False when it is no longer ours."""
+    async def renew(self, connection_id: int, lease: str) -> None:
+        """Keep the lease while no page comes. Raises `LeaseLost` when it is no longer ours."""
         async with self._database.write() as session:
-            renewed = await session.execute(
-                update(connections)
-                .where(connections.c.id == connection_id, connections.c.lease == lease)
-                .values(leased_until=self._now() + LEASE)
-                .returning(connections.c.id)
-            )
-            return renewed.one_or_none() is not None
+            await self._own(session, connection_id, lease)
+
+    async def _own(self, session: AsyncSession, connection_id: int, lease: str) -> None:
+        """The fence: renew the lease in this transaction, or write nothing."""
+        renewed = await session.execute(
+            update(connections)
+            .where(connections.c.id == connection_id, connections.c.lease == lease)
+            .values(leased_until=self._now() + LEASE)
+            .returning(connections.c.id)
+        )
+        if renewed.one_or_none() is None:
+            raise LeaseLost
 
     async def cursors(self, connection_id: int, stream: str) -> dict[str, str]:
         """Partition → cursor."""
@@ -114,8 +112,10 @@ class Pages:
         async with self._database.read() as session:
             return {row.partition: row.cursor for row in await session.execute(query)}
 
-    async def forget_cursors(self, connection_id: int, stream: str) -> None:
+    async def forget_cursors(self, connection_id: int, stream: str, lease: str) -> None:
+        """Drop all cursors of the stream. Raises `LeaseLost` when the connection is no longer ours."""
         async with self._database.write() as session:
+            await self._own(session, connection_id, lease)
             await session.execute(
                 delete(cursors).where(cursors.c.connection_id == connection_id, cursors.c.stream == stream)
             )
@@ -180,12 +180,18 @@ class Pages:
     def _statement(self, table: Table) -> Any:
         insert = self._dialect.insert(table)
         keep = {"connection_id", "external_id", "created_at"}
+        changed = table.c.digest != insert.excluded.digest
         new = {column.name: insert.excluded[column.name] for column in table.c if column.name not in keep}
         return insert.on_conflict_do_update(
             index_elements=["connection_id", "external_id"],
-            set_=new | {"deleted_at": None},
+            set_=new
+            | {
+                "deleted_at": None,
+                # a record that is back as it was has not changed
+                "updated_at": case((changed, insert.excluded.updated_at), else_=table.c.updated_at),
+            },
             # the guard against a race that the lease should have prevented
-            where=or_(table.c.digest != insert.excluded.digest, table.c.deleted_at.is_not(None)),
+            where=or_(changed, table.c.deleted_at.is_not(None)),
         )
 
     async def _delete(
@@ -222,7 +228,11 @@ class Pages:
         if page.cursor is None:
             return
         insert = self._dialect.insert(cursors).values(
-            connection_id=connection_id, stream=stream, partition=page.partition, cursor=page.cursor, updated_at=now
+            connection_id=connection_id,
+            stream=stream,
+            partition=clean(page.partition),
+            cursor=clean(page.cursor),
+            updated_at=now,
         )
         await session.execute(
             insert.on_conflict_do_update(
@@ -232,7 +242,8 @@ class Pages:
         )
 
     async def _backlog(self, session: AsyncSession, connection_id: int, stream: str, page: Page, now: datetime) -> None:
-        for one in page.pending:
+        for given in page.pending:
+            one = replace(given, external_id=clean(given.external_id), reason=clean(given.reason))
             insert = self._dialect.insert(backlog).values(self._waiting(connection_id, stream, one, now))
             if one.stream is not None and one.stream != stream:
                 await session.execute(insert.on_conflict_do_nothing())
@@ -303,7 +314,7 @@ def _rows(kind: Kind, records: Sequence[Record]) -> list[dict[str, Any]]:
 
 def _storable(value: Any) -> Any:
     if isinstance(value, str):
-        return _clean(value)
+        return clean(value)
     if isinstance(value, list | tuple | dict):
         return Dumped(_json(value).decode())
     return value
@@ -320,7 +331,7 @@ def _json(value: Any, option: int = 0) -> bytes:
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
-        return _clean(value)
+        return clean(value)
     if isinstance(value, dict):
         return {_cleaned(key): _cleaned(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -328,10 +339,6 @@ def _cleaned(value: Any) -> Any:
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         return str(value)
     return value
-
-
-def _clean(text: str) -> str:
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:

@@ -80,7 +80,7 @@ async def test_the_one_that_waits_longest_is_claimed_first(store: Store, clock: 
     cycle_id = await store.cycles.begin("slack", "cli", None)
     claimed = await store.connections.claim("slack", "l", cycle_id, due=None)
     assert claimed is not None
-    assert claimed.workspace_id == "early"
+    assert claimed[0].workspace_id == "early"
 
 
 async def test_removing_keeps_the_records_and_forgets_the_credentials(store: Store) -> None:
@@ -126,7 +126,7 @@ async def _with_a_message(store: Store) -> None:
     cycle_id = await store.cycles.begin("slack", "cli", None)
     claimed = await store.connections.claim("slack", "l", cycle_id, due=None)
     assert claimed is not None
-    run_id = await store.cycles.begin_run(cycle_id, claimed.id)
+    connection, run_id = claimed
     record = Message(external_id="C1:1.0", conversation_id="C1", raw={"a": 1}, text="hello")
     await store.pages.checkpoint(
         Page(records=[record], cursor="c"),
@@ -138,7 +138,9 @@ async def _with_a_message(store: Store) -> None:
         calls=1,
     )
     now = store.connections._now()
-    await store.cycles.finish_run(run_id, claimed, "l", Ended(verdict=judge(None, now=now, next_turn=now, failures=0)))
+    await store.cycles.finish_run(
+        run_id, connection, "l", Ended(verdict=judge(None, now=now, next_turn=now, failures=0))
+    )
 
 
 async def test_the_old_names_are_views(store: Store) -> None:
@@ -163,7 +165,7 @@ async def test_an_update_through_an_old_name_pauses_the_connection(postgres_url:
     cycle_id = await store.cycles.begin("slack", "cli", None)
     claimed = await store.connections.claim("slack", "l", cycle_id, due=None)
     assert claimed is not None
-    assert claimed.workspace_id == "b"
+    assert claimed[0].workspace_id == "b"
     await database.close()
 
 

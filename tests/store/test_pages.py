@@ -40,9 +40,10 @@ async def held(store: Store) -> Held:
         [Line(workspace_id="acme", source="slack", credentials={"token": "t"})], lambda _, __: "sealed"
     )
     cycle_id = await store.cycles.begin("slack", "cli", None)
-    connection = await store.connections.claim("slack", "lease", cycle_id, due=None)
-    assert connection is not None
-    return Held(store, connection.id, await store.cycles.begin_run(cycle_id, connection.id))
+    claimed = await store.connections.claim("slack", "lease", cycle_id, due=None)
+    assert claimed is not None
+    connection, run_id = claimed
+    return Held(store, connection.id, run_id)
 
 
 def message(name: str, words: str = "hi", **more: Any) -> Message:
