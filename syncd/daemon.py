@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from sqlalchemy.exc import SQLAlchemyError
 
 from syncd import logs
 from syncd import settings as settings_module
@@ -135,19 +136,28 @@ async def run_once(source: str, *, workspace: str | None = None, sweep: bool = F
         raise UsageError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, all")
     names = list(SOURCES) if source == "all" else [source]
     async with open_parts(settings_module.load()) as parts:
+        await check_keys(parts)
         cycles = [parts.engine.cycle(name, trigger="api", workspace=workspace, sweep=sweep) for name in names]
         results = await asyncio.gather(*cycles)
     return results if source == "all" else results[0]
 
 
 async def check_keys(parts: Parts) -> None:
-    """Raises UsageError when stored credentials cannot be opened: better at the start than at every run."""
+    """Raises UsageError when none of the stored credentials can be opened: better at the start than at every run.
+
+    A single one that cannot be opened is its own run's failure and stops nobody.
+    """
+    refused: SealError | None = None
     for connection in await parts.store.connections.all():
         if connection.is_active and connection.sealed:
             try:
                 parts.vault.open(connection.id, connection.sealed)
             except SealError as error:
-                raise UsageError(str(error)) from None
+                refused = refused or error
+            else:
+                return
+    if refused is not None:
+        raise UsageError(str(refused))
 
 
 async def serve(settings: Settings, *, migrate: bool = False, ready: Callable[[str], None] = lambda _: None) -> None:
@@ -161,11 +171,10 @@ async def serve(settings: Settings, *, migrate: bool = False, ready: Callable[[s
         web = Web(parts, scheduler)
         try:
             address = await web.start()
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             where = f"{settings.http.host}:{settings.http.port}"
-            raise UsageError(
-                f"http {where} cannot be bound: {error.strerror}; set http.port (0 = any free one)"
-            ) from None
+            why = getattr(error, "strerror", None) or error
+            raise UsageError(f"http {where} cannot be bound: {why}; set http.host or http.port (0 = any)") from None
         try:
             await _until_signal(settings, parts, scheduler, web, lambda: ready(address))
         finally:
@@ -241,8 +250,11 @@ async def _catch_up(settings: Settings, parts: Parts) -> None:
     for name in SOURCES:
         mine = getattr(settings.sources, name)
         turn = last_turn(cron_trigger(mine.cron), utc_now())
-        if mine.enabled and not await parts.store.cycles.has(name, turn):
-            parts.engine.start_cycle(name, turn)
+        try:
+            if mine.enabled and not await parts.store.cycles.has(name, turn):
+                parts.engine.start_cycle(name, turn)
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("catch_up.failed", source=name, error=database_words(error))  # the next turn tries again
 
 
 def notify_systemd(state: str) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from syncd.errors import CursorExpired, LeaseLost, SealError, SourceError
 from syncd.http import Link
+from syncd.logs import redact
 from syncd.plan import Plan, budget
 from syncd.policy import FAILED, INTERRUPTED, Draining, RunTimedOut, judge, kind_of
 from syncd.report import status_object
@@ -305,12 +306,13 @@ class Engine:
         self, plan: Plan, live: Live, run_id: int, lease: str, error: BaseException | None, *, sweep: bool
     ) -> None:
         connection, now = live.connection, self._now()
+        secrets = live.link.secrets if live.link else ()
         verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=connection.failures)
         ended = Ended(
             verdict=verdict,
             error_kind=None if error is None else kind_of(error),
-            error=None if error is None else _words(error),
-            hint=(error.hint or None) if isinstance(error, SourceError) else None,
+            error=None if error is None else redact(_words(error), secrets),
+            hint=(redact(error.hint, secrets) or None) if isinstance(error, SourceError) else None,
             calls=live.calls,
             swept=sweep,
         )

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aiohttp
@@ -102,10 +103,12 @@ class Net:
     async def __aenter__(self) -> Self:
         # No total timeout: it would count the wait for a free connection. `Link.call` bounds an attempt.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-        self.aiohttp = aiohttp.ClientSession(timeout=timeout, trust_env=True)
+        # No cookies: both clients serve every workspace, and one's cookie would go out with the next one's call.
+        self.aiohttp = aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
         self.httpx = httpx.AsyncClient(
             timeout=httpx.Timeout(60, connect=10, pool=None),
             limits=httpx.Limits(max_connections=40, max_keepalive_connections=20),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             follow_redirects=False,  # across hosts the credentials would be dropped and look revoked
         )
         return self
@@ -143,7 +146,7 @@ class Link:
     ``credentials``: plain, never logged. ``settings``: the connection's. ``options``: the source's part of syncd.toml
     (``base_url``, ``token_url``, its own keys). ``rates``: limit → `Rate`. ``credential``: names the budget that these
     credentials draw on. ``refresh``: set by a source whose access token expires; it asks the vendor once and returns
-    the members that changed. ``save``: stores them before they are used.
+    the members that changed. ``save``: stores them before they are used. ``secrets``: what no word of ours may hold.
     """
 
     source: str
@@ -161,8 +164,11 @@ class Link:
     refresh: Callable[[], Awaitable[Mapping[str, Any]]] | None = field(default=None, repr=False)
     calls: int = 0
     _refused: AuthError | None = field(default=None, repr=False)
-    _secrets: set[str] = field(default_factory=set, repr=False)
+    secrets: set[str] = field(default_factory=set, repr=False)
     _renewing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        self.secrets |= secrets_of(self.credentials)
 
     async def call(
         self,
@@ -231,19 +237,19 @@ class Link:
             except AuthError as error:
                 self._refused = error
                 raise
+            self.secrets |= secrets_of(renewed)
             await self.save(renewed)
             self.credentials = renewed
 
     async def _attempt(self, method: str, attempt: Callable[[], Awaitable[T]], drawn: Mapping[str, int]) -> T:
         self.calls += 1
         began, outcome = time.monotonic(), "ok"
-        self._secrets |= secrets_of(self.credentials)
         try:
             async with asyncio.timeout(ATTEMPT_S):
                 return await attempt()
         except SourceError as error:
             outcome = error.kind
-            error.reword(lambda words: redact(words, self._secrets))  # a vendor may echo what we sent
+            error.reword(lambda words: redact(words, self.secrets))  # a vendor may echo what we sent
             if isinstance(error, RateLimited) and error.retry_after_s is not None:
                 self.buckets.close(self.credential, drawn, self.rates, error.retry_after_s)
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +30,7 @@ from syncd.errors import UsageError
 from syncd.limits import Rate
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = {"s": 3650 * 86400, "m": 3650 * 1440, "h": 3650 * 24, "d": 3650}  # ten years
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _NOT_SETTINGS = {"SYNCD_CONFIG", "SYNCD_TEST_DATABASE_URL"}
 
@@ -41,7 +42,10 @@ def parse_duration(value: object) -> timedelta:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(value))
     if not match or isinstance(value, bool):
         raise ValueError("write a duration such as 90s, 10m, 24h or 7d")
-    return timedelta(**{_UNITS[match[2] or "s"]: float(match[1])})
+    amount = float(match[1])
+    if amount > _LONGEST[match[2] or "s"]:
+        raise ValueError("a duration may be ten years at most")
+    return timedelta(**{_UNITS[match[2] or "s"]: amount})
 
 
 def format_duration(value: timedelta) -> str:
@@ -65,12 +69,40 @@ def cron_trigger(text: str) -> CronTrigger:
     minute, hour, day, month, weekday = fields
     if day != "*" and weekday != "*":
         raise ValueError("give a day of the month or a weekday, not both")
-    named = re.sub(r"(?<![/\d])[0-7](?!\d)", lambda found: _WEEKDAYS[int(found[0])], weekday)
-    return CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=named, timezone="UTC")
+    return CronTrigger(
+        minute=minute, hour=hour, day=day, month=month, day_of_week=_weekday_names(weekday), timezone="UTC"
+    )
+
+
+def _weekday_names(field: str) -> str:
+    """Crontab's weekdays (0 and 7 are Sunday; ranges, lists, steps) as the names that APScheduler takes."""
+    if field == "*":
+        return field
+    named: list[str] = []
+    for part in field.lower().split(","):
+        match = re.fullmatch(r"(\*|[0-7]|[a-z]{3})(?:-([0-7]|[a-z]{3}))?(?:/([1-7]))?", part)
+        if not match:
+            raise ValueError(f"{part!r} is no weekday; write 0-7, names such as mon, ranges or lists")
+        first, last = (0, 6) if match[1] == "*" else (_weekday(match[1]), _weekday(match[2] or match[1]))
+        if match[3] and not match[2]:
+            last = 6
+        if first > last:
+            raise ValueError(f"{part!r}: the range ends before it begins (the week begins on Sunday, 0)")
+        named += [_WEEKDAYS[day] for day in range(first, last + 1, int(match[3] or 1))]
+    return ",".join(dict.fromkeys(named))
+
+
+def _weekday(text: str) -> int:
+    if text.isdigit():
+        return int(text)
+    if text not in _WEEKDAYS:
+        raise ValueError(f"{text!r} is no weekday; write sun, mon, tue, wed, thu, fri or sat")
+    return _WEEKDAYS.index(text)
 
 
 def _checked_cron(text: str) -> str:
-    cron_trigger(text)
+    if cron_trigger(text).get_next_fire_time(None, datetime.now(UTC)) is None:
+        raise ValueError("it never fires")
     return text
 
 
@@ -300,7 +332,13 @@ def masked(settings: Settings) -> dict[str, Any]:
 
 def shown_url(settings: Settings) -> str:
     """The database's address without its password."""
-    return make_url(settings.database.url.get_secret_value()).render_as_string(hide_password=True)
+    url = make_url(settings.database.url.get_secret_value())
+    return url.set(query=dict.fromkeys(url.query, "***")).render_as_string(hide_password=True)
+
+
+def http_address(host: str, port: int) -> str:
+    """``http://HOST:PORT``, an IPv6 host in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _file(path: str | os.PathLike[str] | None) -> Path | None:

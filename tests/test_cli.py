@@ -70,6 +70,7 @@ def one_line(typed: Typed, *words: str) -> None:
         (["connections", "import", "nowhere.jsonl"], ["nowhere.jsonl"]),
         (["connections", "pause", "99"], ["99", "connections list"]),
         (["connections", "check", "99"], ["99"]),
+        (["connections", "pause", "99999999999999999999"], ["connection_id"]),
         (["status", "--config", "nowhere.toml"], ["nowhere.toml"]),
         (["nonsense"], ["nonsense"]),
         (["run-once"], ["--source"]),
@@ -192,6 +193,20 @@ def test_of_a_bad_import_nothing_is_stored_and_the_line_is_numbered(migrated: Sh
     one_line(typed, "line 2", names)
     assert TOKEN not in typed.err
     assert orjson.loads(migrated("connections", "list", "--json").out) == []
+
+
+def test_a_line_separator_inside_of_a_text_ends_no_line(migrated: Shell) -> None:
+    assert migrated("connections", "import", "-", stdin=line(workspace_id="a\u2028b")).out == "1 added, 0 updated\n"
+
+
+def test_a_new_connection_without_credentials_is_refused(migrated: Shell) -> None:
+    one_line(migrated("connections", "import", "-", stdin=line(credentials=...)), "needs credentials")
+
+
+def test_a_removed_connection_is_not_resumed_without_credentials(migrated: Shell) -> None:
+    migrated("connections", "import", "-", stdin=line())
+    migrated("connections", "remove", "1")
+    one_line(migrated("connections", "resume", "1"), "no credentials")
 
 
 def test_no_connection_is_skipped_and_done(migrated: Shell) -> None:

@@ -109,6 +109,14 @@ def test_no_log_line_shows_a_secret(form: str, capsys: pytest.CaptureFixture[str
         assert secret not in written
 
 
+def test_control_characters_of_a_vendor_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.set_up("info", "console")
+    structlog.get_logger("test").info("run.finished", error="\x1b]0;renamed\x07\x1b[2J", workspace="a\nforged")
+    written = capsys.readouterr().err
+    assert "\x1b]0;" not in written
+    assert "\nforged" not in written
+
+
 def test_json_lines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     logs.set_up("info", "json")
     structlog.get_logger("test").info("run.finished", records=3)

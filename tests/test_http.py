@@ -268,6 +268,35 @@ def test_retry_after_as_a_date() -> None:
     assert 55 < found <= 60
 
 
+@pytest.mark.parametrize("client", ["httpx", "aiohttp"])
+async def test_no_cookie_of_one_workspace_goes_out_with_anothers_call(serve: Serve, client: str) -> None:
+    seen: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Cookie", ""))
+        response = web.json_response({})
+        response.set_cookie("d", "of-the-first")
+        return response
+
+    fixture = await serve(handler)
+    ask = fixture.net.ask if client == "httpx" else fixture.net.ask_aiohttp
+    for _ in range(2):
+        await ask("GET", fixture.base)
+    assert seen == ["", ""]
+
+
+async def test_words_that_repeat_a_secret_lose_it(serve: Serve) -> None:
+    fixture = await serve(failing(0, web.Response))
+    link = fixture.link(credentials={"api_key": "plain-secret-of-no-form"})
+
+    async def attempt() -> None:
+        raise AuthError("key plain-secret-of-no-form is not valid")
+
+    with pytest.raises(AuthError) as caught:
+        await link.call("method", attempt)
+    assert "plain-secret" not in str(caught.value)
+
+
 def test_a_link_does_not_show_its_secrets() -> None:
     link = Link(
         source="s",

@@ -66,6 +66,10 @@ def test_a_limit_given_leaves_the_others_as_the_vendor_has_them() -> None:
         ("[sources.hubspot]\nenabled = true", "sources.hubspot"),
         ("[sources.slack]\ncron = 'often'", "sources.slack.cron"),
         ("[sources.slack]\ncron = '61 * * * *'", "sources.slack.cron"),
+        ("[sources.slack]\ncron = '0 0 31 2 *'", "never fires"),
+        ("[sources.slack]\ncron = '0 0 * * 5-2'", "sources.slack.cron"),
+        ("[sources.slack]\ncron = '0 0 1 * 1'", "not both"),
+        ("[sources.gong]\nlookback = '9999999999d'", "sources.gong.lookback"),
         ("[sources.gong]\nbase_url = 'api.gong.io'", "sources.gong.base_url"),
         ("[sources.gong]\nlookback = 'a day'", "sources.gong.lookback"),
         ("[sources.gong]\nconcurrency = 0", "sources.gong.concurrency"),
@@ -159,8 +163,28 @@ def test_the_four_phases_of_an_hour(source: str, minutes: list[int]) -> None:
     assert turns == minutes
 
 
-def test_weekdays_count_from_sunday_as_in_crontab() -> None:
-    sunday = cron_trigger("0 0 * * 0").get_next_fire_time(None, datetime(2026, 1, 5, tzinfo=UTC))
-    assert sunday.isoweekday() == 7
-    friday = cron_trigger("0 0 * * 5-5").get_next_fire_time(None, datetime(2026, 1, 5, tzinfo=UTC))
-    assert friday.isoweekday() == 5
+@pytest.mark.parametrize(
+    ("field", "days"),
+    [
+        ("0", "Sun"),
+        ("7", "Sun"),
+        ("1-5", "Mon Tue Wed Thu Fri"),
+        ("0-6", "Mon Tue Wed Thu Fri Sat Sun"),
+        ("5-7", "Fri Sat Sun"),
+        ("*/2", "Tue Thu Sat Sun"),
+        ("1,3", "Mon Wed"),
+        ("mon-wed", "Mon Tue Wed"),
+        ("1-5/2", "Mon Wed Fri"),
+    ],
+)
+def test_weekdays_are_those_of_crontab(field: str, days: str) -> None:
+    trigger, at, fired = cron_trigger(f"0 0 * * {field}"), datetime(2026, 1, 5, tzinfo=UTC), []  # a Monday
+    while (at := trigger.get_next_fire_time(None, at)) < datetime(2026, 1, 12, tzinfo=UTC):
+        fired.append(f"{at:%a}")
+        at += timedelta(days=1)
+    assert " ".join(fired) == days
+
+
+def test_a_password_in_the_query_of_an_address_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNCD_DATABASE__URL", "postgresql+asyncpg://db/syncd?user=me&password=hunter2")
+    assert "hunter2" not in str(masked(load()))

@@ -38,7 +38,11 @@ app = typer.Typer(no_args_is_help=True, help="Add, list, pause, resume, remove a
 _MEMBERS = {"workspace_id", "source", "account", "settings", "credentials", "is_active"}
 _BAD_LINES_SHOWN = 10
 
-IdArgument = Annotated[int, typer.Argument(help="The connection's id, of `syncd connections list`.")]
+_LARGEST_ID = 2**63 - 1
+
+IdArgument = Annotated[
+    int, typer.Argument(help="The connection's id, of `syncd connections list`.", min=1, max=_LARGEST_ID)
+]
 
 
 @app.command()
@@ -85,7 +89,7 @@ def import_(
     A line: {"workspace_id", "source", "account", "settings": {}, "credentials": {}, "is_active": true}.
     """
     lines, bad = [], []
-    for number, text in enumerate(_read(file).splitlines(), 1):
+    for number, text in enumerate(_read(file).split("\n"), 1):  # not splitlines: JSON may hold U+2028 in a text
         if text.strip():
             try:
                 lines.append(_line(_object(text, "it")))
@@ -168,7 +172,9 @@ def remove(
 
 @app.command()
 def check(
-    connection_id: Annotated[int | None, typer.Argument(help="Only this one; without it all active ones.")] = None,
+    connection_id: Annotated[
+        int | None, typer.Argument(help="Only this one; without it all active ones.", min=1, max=_LARGEST_ID)
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Ask the vendors: who am I, which scopes are missing, what is not visible, and what to do about it."""

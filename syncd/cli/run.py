@@ -44,7 +44,10 @@ def serve(
 ) -> None:
     """Run the daemon: four cron jobs and HTTP, until SIGTERM or Ctrl-C; then it drains and exits 0."""
     settings = settings_of(config)
-    perform(settings, daemon.serve(settings, migrate=migrate, ready=lambda at: typer.echo(f"syncd serves {at}")))
+    try:
+        perform(settings, daemon.serve(settings, migrate=migrate, ready=lambda at: typer.echo(f"syncd serves {at}")))
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None  # stopped while it was starting
 
 
 def run_once(

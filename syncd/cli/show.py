@@ -25,7 +25,7 @@ from syncd.cli.terminal import (
 from syncd.credentials import Vault, generate_key
 from syncd.errors import SealError, UsageError
 from syncd.report import ago, status_report, workspaces
-from syncd.settings import masked, shown_url
+from syncd.settings import http_address, masked, shown_url
 from syncd.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def doctor(
 ) -> None:
     """Answer the three questions: not running? no data? many failures? Exits 1 when something is wrong."""
     settings = settings_of(config, quiet=True)
-    findings = perform(settings, _examine(settings, url or f"http://{settings.http.host}:{settings.http.port}"))
+    findings = perform(settings, _examine(settings, url or http_address(settings.http.host, settings.http.port)))
     for well, seen, way_out in findings:
         word = "[green]well[/green] " if well else "[red]wrong[/red]"
         out.print(f"{word} {escape(printable(seen))}" + ("" if well else f"\n      {escape(printable(way_out))}"))

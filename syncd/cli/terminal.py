@@ -110,4 +110,5 @@ def _cell(value: object) -> str:
 
 def printable(text: str) -> str:
     """Vendor text for a terminal: control characters could move the cursor or rename the window."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    flat = text.replace("\n", " ").replace("\t", " ")  # a line break of a vendor's would forge a line of ours
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in flat)
