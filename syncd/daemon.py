@@ -27,7 +27,8 @@ from syncd.plan import Plan
 from syncd.settings import Settings, cron_trigger, shown_url
 from syncd.sources import SOURCES
 from syncd.store import Database, Store
-from syncd.store.database import database_words
+from syncd.store.database import SchemaError, database_words
+from syncd.tasks import all_of
 from syncd.web.server import Web
 
 if TYPE_CHECKING:
@@ -97,8 +98,15 @@ async def open_store(
 
 
 def unreachable(settings: Settings, error: Exception) -> UsageError:
-    """One line for a database that cannot be used, without its password."""
-    return UsageError(f"database {shown_url(settings)}: {database_words(error)}")
+    """One line for a database that cannot be used, with a way out and without its password."""
+    words = database_words(error)
+    if "disk is full" in words or "No space left" in words:
+        way_out = "; free some space, then go on: nothing that was stored is lost"
+    elif isinstance(error, SchemaError):
+        way_out = ""
+    else:
+        way_out = "; is it there and running, and is database.url right?"
+    return UsageError(f"database {shown_url(settings)}: {words}{way_out}")
 
 
 @asynccontextmanager
@@ -138,7 +146,7 @@ async def run_once(source: str, *, workspace: str | None = None, sweep: bool = F
     async with open_parts(settings_module.load()) as parts:
         await check_keys(parts)
         cycles = [parts.engine.cycle(name, trigger="api", workspace=workspace, sweep=sweep) for name in names]
-        results = await asyncio.gather(*cycles)
+        results = await all_of(cycles)
     return results if source == "all" else results[0]
 
 

@@ -116,16 +116,19 @@ class Engine:
         workspace: str | None = None,
         sweep: bool = False,
     ) -> dict[str, Any]:
-        """One pass over the source's due connections (all active ones without ``turn``); answers its status object.
+        """One pass over the source's connections that are due now; answers its status object.
+
+        ``turn``: the scheduled moment it is for; None: asked for by hand, then all active ones are taken, due or not.
 
         Raises what the database raises when it cannot be reached.
         """
         plan, began = self.plans[name], time.monotonic()
+        due = None if turn is None else self._now()
         active = await self._store.connections.count_active(name, workspace)
         cycle_id = await self._store.cycles.begin(name, trigger, turn)
         with structlog.contextvars.bound_contextvars(source=name, cycle=cycle_id):
             log.debug("cycle.started", trigger=trigger, connections=active)
-            slots = [self._slot(plan, cycle_id, turn, workspace, sweep=sweep) for _ in range(min(plan.slots, active))]
+            slots = [self._slot(plan, cycle_id, due, workspace, sweep=sweep) for _ in range(min(plan.slots, active))]
             try:
                 await all_of(slots)
             except BaseException:
@@ -142,13 +145,13 @@ class Engine:
         return status
 
     async def _slot(
-        self, plan: Plan, cycle_id: int, turn: datetime | None, workspace: str | None, *, sweep: bool
+        self, plan: Plan, cycle_id: int, due: datetime | None, workspace: str | None, *, sweep: bool
     ) -> None:
         """Claim and run one connection after the other until none is due."""
         while not self._draining:
             lease = f"{self._me}/{uuid.uuid4().hex}"
             claiming = asyncio.ensure_future(
-                self._store.connections.claim(plan.source.name, lease, cycle_id, due=turn, workspace=workspace)
+                self._store.connections.claim(plan.source.name, lease, cycle_id, due=due, workspace=workspace)
             )
             try:
                 claimed = await asyncio.shield(claiming)
@@ -159,15 +162,14 @@ class Engine:
                 raise
             if claimed is None:
                 return
-            sweeps = sweep or self._sweep_due(plan, claimed[0], turn)
+            sweeps = sweep or self._sweep_due(plan, claimed[0], due)
             await self._sync(plan, *claimed, lease, sweep=sweeps)
 
-    def _sweep_due(self, plan: Plan, connection: Connection, turn: datetime | None) -> bool:
-        """On the schedule a sweep comes each ``sweep_every``, for the first time that long after the first success."""
-        if turn is None or plan.sweep_every is None or connection.last_success_at is None:
+    def _sweep_due(self, plan: Plan, connection: Connection, due: datetime | None) -> bool:
+        """On the schedule a sweep comes each ``sweep_every``; a connection's first run is none."""
+        if due is None or plan.sweep_every is None or connection.last_success_at is None:
             return False
-        since = connection.last_sweep_at or connection.status_since or connection.last_success_at
-        return self._now() - since >= plan.sweep_every
+        return self._now() - (connection.last_sweep_at or connection.created_at) >= plan.sweep_every
 
     async def drain(self, grace_s: float) -> None:
         """Stop at page boundaries; what is not there within ``grace_s`` is cut. Leases are free afterwards."""

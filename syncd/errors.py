@@ -40,6 +40,12 @@ class SourceError(Exception):
         self.message, self.hint = change(self.message), change(self.hint)
         self.args = (self.message,)
 
+    def name_call(self, method: str) -> None:
+        """Say which call it was, where the words do not say it themselves."""
+        if method not in self.message:
+            self.message = f"{method}: {self.message}"
+            self.args = (self.message,)
+
 
 class Transient(SourceError):
     """Passing: a network fault, a 5xx, a body cut short."""

@@ -250,6 +250,7 @@ class Link:
         except SourceError as error:
             outcome = error.kind
             error.reword(lambda words: redact(words, self.secrets))  # a vendor may echo what we sent
+            error.name_call(method)
             if isinstance(error, RateLimited) and error.retry_after_s is not None:
                 self.buckets.close(self.credential, drawn, self.rates, error.retry_after_s)
             raise

@@ -36,16 +36,16 @@ _NOT_SETTINGS = {"SYNCD_CONFIG", "SYNCD_TEST_DATABASE_URL"}
 
 
 def parse_duration(value: object) -> timedelta:
-    """``"90s"``, ``"10m"``, ``"24h"``, ``"7d"`` or a number of seconds. Raises ValueError."""
+    """``"90s"``, ``"10m"``, ``"24h"`` or ``"7d"``; a number alone could mean anything. Raises ValueError."""
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(value))
-    if not match or isinstance(value, bool):
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(value))
+    if not match:
         raise ValueError("write a duration such as 90s, 10m, 24h or 7d")
     amount = float(match[1])
-    if amount > _LONGEST[match[2] or "s"]:
+    if amount > _LONGEST[match[2]]:
         raise ValueError("a duration may be ten years at most")
-    return timedelta(**{_UNITS[match[2] or "s"]: amount})
+    return timedelta(**{_UNITS[match[2]]: amount})
 
 
 def format_duration(value: timedelta) -> str:
@@ -134,10 +134,10 @@ class SourceSettings(_Model):
     enabled: bool = True
     cron: Cron
     concurrency: int = Field(default=20, ge=1, le=1000)
-    lookback: Duration = timedelta(hours=24)
-    sweep_every: Duration | None = timedelta(hours=6)
-    sweep_lookback: Duration = timedelta(days=14)
-    run_timeout: Duration = timedelta(minutes=10)
+    lookback: Duration = Field(default=timedelta(hours=24), gt=timedelta(0))
+    sweep_every: Duration | None = Field(default=timedelta(hours=6), gt=timedelta(0))
+    sweep_lookback: Duration = Field(default=timedelta(days=14), gt=timedelta(0))
+    run_timeout: Duration = Field(default=timedelta(minutes=10), gt=timedelta(0))
     patience: Duration = timedelta(seconds=60)
     base_url: HttpUrl
     limits: dict[str, Limit] = Field(default_factory=dict)
@@ -163,7 +163,7 @@ class SlackSettings(SourceSettings):
         "conversations.replies": "50/1m",
     }
     cron: Cron = "0-59/15 * * * *"
-    sweep_lookback: Duration = timedelta(days=7)
+    sweep_lookback: Duration = Field(default=timedelta(days=7), gt=timedelta(0))
     base_url: HttpUrl = "https://slack.com/api/"
 
 
@@ -315,11 +315,13 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
         if stem.startswith("SYNCD_") and stem not in known | _NOT_SETTINGS:
             raise UsageError(f"{name} in the environment is no setting; known: {', '.join(sorted(known))}")
     try:
-        return Settings(**content)
+        settings = Settings(**content)
     except ValidationError as error:
         raise UsageError(_first_line(error)) from None
     except ValueError as error:  # pydantic-settings: a nested value that is not JSON
         raise UsageError(f"the environment: {error}") from None
+    settings.keys()  # a key that is none is told here, not when it is needed
+    return settings
 
 
 def masked(settings: Settings) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
+
+T = TypeVar("T")
 
 
 async def to_its_end(work: Coroutine[Any, Any, Any]) -> None:
@@ -19,9 +21,12 @@ async def to_its_end(work: Coroutine[Any, Any, Any]) -> None:
         raise
 
 
-async def all_of(slots: list[Coroutine[Any, Any, None]]) -> None:
-    """Run ``slots`` to their end, then raise the first error; a failing slot leaves the others' runs alone."""
-    tasks = [asyncio.create_task(slot) for slot in slots]
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run ``works`` at once, each to its end; answers their results, or raises the first error when all have ended.
+
+    A gather would raise at once and leave the others running while what they need is closed under them.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         if tasks:
             await asyncio.wait(tasks)
@@ -30,5 +35,7 @@ async def all_of(slots: list[Coroutine[Any, Any, None]]) -> None:
             task.cancel()
         await asyncio.wait(tasks)
         raise
-    for task in tasks:
-        task.result()
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    if errors:
+        raise errors[0]
+    return [task.result() for task in tasks]

@@ -216,6 +216,11 @@ def test_no_connection_is_skipped_and_done(migrated: Shell) -> None:
     assert (status["status"], status["total_ingested"]) == ("skipped", 0)
 
 
+def test_a_workspace_that_is_not_there_is_said(migrated: Shell) -> None:
+    typed = migrated("run-once", "--source", "gong", "--workspace", "nosuch")
+    assert "gong: nothing was read: no connection of workspace nosuch" in typed.err
+
+
 def test_keys_are_rotated(migrated: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     migrated(*ADD, stdin=orjson.dumps({"token": TOKEN}).decode())
     new = migrated("keys", "generate").out.strip()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from syncd.credentials import generate_key
 from tests.process import command, environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,8 +59,16 @@ def test_every_command_that_the_readme_prints_exists() -> None:
 
 
 async def test_the_demo_ends_well_and_says_what_it_must(tmp_path: Path) -> None:
-    code, out, err = await command(environment(), "demo", "--keep", str(tmp_path / "kept"))
+    """And leaves alone whatever the environment names: somebody's real database, real vendors, a real key."""
+    theirs = environment(
+        SYNCD_DATABASE__URL=f"sqlite+aiosqlite:///{tmp_path}/theirs.db",
+        SYNCD_SECRET_KEYS=generate_key(),
+        SYNCD_SOURCES__SLACK__BASE_URL="http://127.0.0.1:9/api/",
+        SYNCD_SOURCES__GMAIL__ENABLED="false",
+    )
+    code, out, err = await command(theirs, "demo", "--keep", str(tmp_path / "kept"))
     assert (code, err) == (0, "")
+    assert not (tmp_path / "theirs.db").exists()
     for words in (
         "failed: slack of northwind: auth: users.list: token_revoked",
         "Nothing new at the vendors: 0 rows written",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sqlite3
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -182,6 +184,54 @@ async def test_systemd_is_told_when_it_asks(sqlite_url: str, tmp_path: Path) -> 
             told.append(systemd.recv(100).decode())
     assert told[0] == "READY=1"
     assert "WATCHDOG=1" in told
+
+
+async def test_a_database_that_goes_away_in_mid_cycle_costs_one_line_a_source(
+    sandbox: MakeSandbox, tmp_path: Path
+) -> None:
+    """And the daemon goes on when it is back."""
+    box = await sandbox(Options(workspaces=3, limits=False))
+    with Postgres() as server:
+        theirs = env(server.url("postgres"), SYNCD_LOG__FORMAT="json", **box.environment())
+        await command(theirs, "migrate")
+        lines = b"".join(orjson.dumps(line) + b"\n" for line in box.connections())
+        await command(theirs, "connections", "import", "-", stdin=lines)
+        box.world.faults.add({"kind": "slow", "seconds": 0.3})
+
+        async def reading() -> bool:
+            return bool(box.world.counts)
+
+        async with Daemon(theirs) as daemon:
+            await wait_for(reading)
+            server.stop()
+            await daemon.until("/healthz", 503)
+            server.start()
+            await daemon.until("/healthz", 200)
+            assert await daemon.stop() == 0
+        told = [orjson.loads(line) for line in daemon.lines]
+    assert not [line for line in told if "never retrieved" in line["event"] or "exception" in line]
+
+
+async def test_a_full_disk_ends_a_run_in_one_line(sandbox: MakeSandbox, sqlite_url: str) -> None:
+    """All four sources at once: the first error must not close the database under the others."""
+    box = await sandbox(Options(workspaces=3, limits=False))
+    theirs = env(sqlite_url, **box.environment())
+    lines = b"".join(orjson.dumps(line) + b"\n" for line in box.connections())
+    assert (await command(theirs, "connections", "import", "-", stdin=lines))[0] == 0
+    file = sqlite_url.removeprefix("sqlite+aiosqlite:///")
+    with sqlite3.connect(file) as database:
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+    limited = f"ulimit -f {pages * 4 + 60}; exec {sys.executable} -m syncd run-once --source all --json"
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", limited, env=theirs, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    lines_said = [line for line in err.decode().splitlines() if line.startswith("error:")]
+    assert process.returncode in {1, 2}
+    assert "Traceback" not in err.decode()
+    assert len(lines_said) == (process.returncode == 2)
+    assert out or lines_said
 
 
 async def test_a_busy_port_is_one_line(sqlite_url: str) -> None:

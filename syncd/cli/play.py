@@ -57,6 +57,8 @@ def sandbox(
     Then, in another terminal, with http://127.0.0.1:8787 as printed:
 
       eval "$(curl -s http://127.0.0.1:8787/control/environment)"
+      export SYNCD_SECRET_KEYS=$(syncd keys generate)
+      syncd migrate
       curl -s http://127.0.0.1:8787/control/connections | syncd connections import -
       syncd run-once --source all
 

@@ -24,8 +24,9 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
-from syncd.report import workspaces
+from syncd.report import status_report, workspaces
 from syncd.sources import SOURCES
+from syncd.tasks import all_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -76,8 +77,29 @@ async def _cycles(settings: Any, names: list[str], workspace: str | None, *, swe
     async with daemon.open_parts(settings) as parts:
         await daemon.check_keys(parts)
         cycles = [parts.engine.cycle(name, trigger="cli", workspace=workspace, sweep=sweep) for name in names]
-        statuses: list[dict[str, Any]] = await watched(parts.engine, asyncio.gather(*cycles))
+        statuses: list[dict[str, Any]] = await watched(parts.engine, all_of(cycles))
+        for status in statuses:
+            if not any(status[f"{way}_workspaces"] for way in ("successful", "failed", "deferred")):
+                err.print(
+                    f"{status['source']}: nothing was read: {await _why_nothing(parts, status['source'], workspace)}"
+                )
         return statuses
+
+
+async def _why_nothing(parts: daemon.Parts, source: str, workspace: str | None) -> str:
+    """Why a cycle found nothing to do: a typo, a pause and another process's lease look alike from outside."""
+    plans = {source: parts.engine.plans[source]}
+    rows = (await status_report(parts.store, plans, parts.settings))["connections"]
+    states = [row["state"] for row in rows if row["source"] == source and workspace in {None, row["workspace_id"]}]
+    if not states:
+        return "no connection" + (f" of workspace {escape(printable(workspace))}" if workspace else "")
+    words = {
+        "running": "being read by another process (one that died holds its lease for five minutes)",
+        "limited": "whose vendor asked to wait",
+        "needs_reauth": "waiting for new credentials",
+        "misconfigured": "waiting for a person",
+    }
+    return ", ".join(f"{states.count(state)} {words.get(state, state)}" for state in sorted(set(states)))
 
 
 async def watched(engine: Engine, work: Awaitable[Any]) -> Any:

@@ -70,7 +70,7 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
                 row["state"],
                 ago(row["status_since"]),
                 ago(row["last_success_at"]),
-                ago(row["limited_until"] if row["state"] == "limited" else row["next_sync_at"]),
+                _next_turn(row),
                 row["backlog"],
             )
             for row in report["connections"]
@@ -81,6 +81,13 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
             whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
             words = f"{whose}, {ago(row['last_error_at'])}: {row['last_error']}"
             out.print(f"[red]{row['last_error_kind']}[/red] {escape(printable(words))}")
+
+
+def _next_turn(row: Mapping[str, Any]) -> str | None:
+    """When a connection is read next; None where it is not."""
+    if row["state"] == "limited":
+        return ago(row["limited_until"])
+    return ago(row["next_sync_at"]) if row["state"] in {"ok", "new", "failing"} else None
 
 
 def _source_row(name: str, source: Mapping[str, Any]) -> tuple[object, ...]:
@@ -202,7 +209,12 @@ def _data(report: Mapping[str, Any]) -> Finding:
     read = [row for row in active if row["last_success_at"]]
     seen = f"data: {len(read)} of {len(active)} active connections were read at least once"
     idle = [name for name, source in report["sources"].items() if source["connections"] and not source["last_cycle"]]
-    way_out = f"no cycle yet for {', '.join(idle)}: `syncd run-once --source all`" if idle else "see the failures below"
+    troubled = any(row["last_error"] or row["state"] == "limited" for row in active if not row["last_success_at"])
+    way_out = (
+        "see below"
+        if troubled and not idle
+        else "they are read at the next turn, or now: `syncd run-once --source all`"
+    )
     return len(read) == len(active), seen, way_out
 
 

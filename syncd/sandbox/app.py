@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
 
 from syncd.sandbox.fathom import Fathom
-from syncd.sandbox.faults import KINDS
+from syncd.sandbox.faults import KINDS, Fault
 from syncd.sandbox.gmail import Gmail
 from syncd.sandbox.gong import Gong
 from syncd.sandbox.slack import Slack
@@ -160,7 +161,10 @@ class _Control:
 
     async def _add_fault(self, request: web.Request) -> web.Response:
         try:
-            self._world.faults.add(await request.json())
+            fault = Fault(**(body := await request.json()))
+            if not any(fnmatchcase(name, fault.vendor) for name in self._sandbox.vendors):
+                raise ValueError(f"vendor {fault.vendor!r} matches none of {', '.join(self._sandbox.vendors)}")
+            self._world.faults.add(body)
         except (ValueError, TypeError) as error:
             return _refused(str(error))
         return _json({"faults": len(self._world.faults.rules)})

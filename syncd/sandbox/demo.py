@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,13 +15,17 @@ from syncd.cli.run import show_statuses, watched
 from syncd.cli.terminal import out, printable, table
 from syncd.credentials import generate_key
 from syncd.daemon import open_parts
+from syncd.errors import UsageError
 from syncd.sandbox.app import Sandbox
 from syncd.sandbox.world import StandingClock, World
-from syncd.settings import Settings
+from syncd.settings import Settings, Sources
 from syncd.sources import SOURCES
 from syncd.store import Line
+from syncd.tasks import all_of
 
 if TYPE_CHECKING:
+    from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
     from syncd.daemon import Parts
     from syncd.sandbox.world import Options
 
@@ -67,8 +70,12 @@ async def show(options: Options, keep: Path | None) -> None:
     """Run the demo and print its account. Raises what goes wrong: there is nothing here that may fail."""
     temporary = tempfile.TemporaryDirectory(prefix="syncd-demo-") if keep is None else nullcontext(str(keep))
     with temporary as folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         file = Path(folder) / "syncd.db"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        except OSError as error:
+            raise UsageError(f"--keep {folder} cannot be written to: {error.strerror}; name another folder") from None
         # the vendors' clock stands still: between the two cycles nothing ripens, so the second has nothing to write
         async with Sandbox(options, world=World(options, StandingClock())) as box:
             settings = _settings(box, file)
@@ -78,14 +85,28 @@ async def show(options: Options, keep: Path | None) -> None:
             out.print(f"\nThe database is kept: [bold]{escape(str(file))}[/bold]")
 
 
+class _DemoSettings(Settings):
+    """Nothing of the environment counts: it may name somebody's real database and real vendors."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def _settings(box: Sandbox, file: Path) -> Settings:
     sources: dict[str, dict[str, str]] = {}
     for name, value in box.environment().items():
         _, source, key = name.lower().removeprefix("syncd_").split("__")
         sources.setdefault(source, {})[key] = value
-    return Settings.model_validate(
-        {"database": {"url": f"sqlite+aiosqlite:///{file}"}, "secret_keys": generate_key(), "sources": sources}
-    )
+    chosen: dict[str, Any] = {"database": {"url": f"sqlite+aiosqlite:///{file}"}, "secret_keys": generate_key()}
+    return _DemoSettings(**chosen, sources=Sources.model_validate(sources))
 
 
 async def _tell(box: Sandbox, parts: Parts, file: Path) -> None:
@@ -104,7 +125,8 @@ async def _tell(box: Sandbox, parts: Parts, file: Path) -> None:
     out.rule("first cycle", align="left")
     first = await _cycle(parts)
     show_statuses(first)
-    out.print(f"\n{REVOKED[0]} waits for a person and disturbs nobody: new credentials put it back to work.\n")
+    out.print("\n(Fathom's meetings are listed first and completed by their summaries: added, then changed.)")
+    out.print(f"{REVOKED[0]} waits for a person and disturbs nobody: new credentials put it back to work.\n")
     await _stored(parts)
     out.rule("second cycle", align="left")
     second = await _cycle(parts)
@@ -125,7 +147,7 @@ async def _tell(box: Sandbox, parts: Parts, file: Path) -> None:
 
 async def _cycle(parts: Parts) -> list[dict[str, Any]]:
     cycles = [parts.engine.cycle(name, trigger="cli") for name in SOURCES]
-    statuses: list[dict[str, Any]] = await watched(parts.engine, asyncio.gather(*cycles))
+    statuses: list[dict[str, Any]] = await watched(parts.engine, all_of(cycles))
     return statuses
 
 

@@ -4,16 +4,17 @@ Switches, the first being the default: ``fathom.oauth_flags`` 400, ignore · ``f
 ``fathom.inclusive`` off, on (``created_*``) · ``fathom.end`` null, blank, absent (``next_cursor``) · ``fathom.cursor``
 keyset, page · ``fathom.duplicates`` off, on (a page repeats the row before it) · ``fathom.heavy`` 30, 5 (a minute) ·
 ``fathom.nulls`` off, on (nulls and words that the vendor's specification does not know).
+
+Not emulated: webhooks, and OAuth's consent page with the exchange of its code.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-import zlib
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -22,6 +23,7 @@ from aiohttp import web
 from syncd.limits import Rate
 from syncd.sandbox.dataset import fathom as said
 from syncd.sandbox.dataset.fathom import zulu
+from syncd.sandbox.fathom_answers import answered, fingerprint, limited, moment
 from syncd.sandbox.world import page_of
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 _BASE = "/fathom/external/v1"
+_SDK_TOKEN = "/fathom/video/external/v1/oauth2/token"  # contract: the SDKs post to another host than the docs name
 _PAGE, _DIRECTORY_PAGE = 10, 25
 _CALLS, _TOKENS, _MINUTE_S = Rate(60, 60), Rate(60, 60), 60
 _CURSOR_LIVES_S = 600  # UNCONFIRMED
@@ -171,7 +174,7 @@ class Fathom:
             **dict.fromkeys(("teams", "team_members", "users", "meeting_types"), self._directory),
         }
         gets = [web.get(f"{_BASE}/{path}", self._guarded(path, answer)) for path, answer in answers.items()]
-        return [*gets, web.post(f"{_BASE}/oauth2/token", self._token)]
+        return [*gets, web.post(f"{_BASE}/oauth2/token", self._token), web.post(_SDK_TOKEN, self._token)]
 
     def _guarded(
         self, path: str, answer: Callable[[web.Request, _Access], web.Response]
@@ -179,12 +182,12 @@ class Fathom:
         method = path.replace("{id}/", "")
 
         async def handler(request: web.Request) -> web.Response:
-            bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            access = self._access.get(request.headers.get("X-Api-Key") or bearer)
+            access = self._who(request.headers)
             now, workspace = self._world.clock.now(), access.account.company.workspace if access else ""
             self._world.seen(request, "fathom", method, workspace)
             if not access or access.account.revoked or (access.expires_at and access.expires_at <= now):
-                return _json({"error": "Unauthorized"}, 401)
+                headers = self._counted("", now.timestamp())  # contract: on each reply
+                return answered({"error": "Unauthorized"}, 401, headers)
             heavy = method.startswith("recordings") or any(
                 request.query.get(flag) == "true" for flag, part in _PARTS.items() if part in _HEAVY
             )
@@ -194,20 +197,29 @@ class Fathom:
                 rate = Rate(int(self._world.switch("fathom.heavy", "30")), _MINUTE_S)
                 wait = self._world.over_limit(rate, *user, "heavy")
             if wait is not None:
-                response = _limited(wait)
+                response = limited(wait)
             else:
                 try:
                     response = answer(request, access)
                 except ValueError as error:
-                    response = _json({"error": str(error)}, 400)
-            response.headers.update(self._counted(access, now.timestamp()))
+                    response = answered({"error": str(error)}, 400)
+            response.headers.update(self._counted(access.user.email, now.timestamp()))
             return response
 
         return handler
 
-    def _counted(self, access: _Access, now: float) -> dict[str, str]:
+    def _who(self, headers: Mapping[str, str]) -> _Access | None:
+        """A key is taken as ``X-Api-Key`` only, an OAuth token as ``Bearer`` only."""
+        if key := headers.get("X-Api-Key"):
+            access = self._access.get(key)
+            return access if access and not access.expires_at else None
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
+        access = self._access.get(token)
+        return access if scheme == "Bearer" and access and access.expires_at else None
+
+    def _counted(self, user: str, now: float) -> dict[str, str]:
         """The headers speak of all calls (UNCONFIRMED)."""
-        recent = self._recent.setdefault(access.user.email, deque(maxlen=_CALLS.calls))
+        recent = self._recent.setdefault(user, deque(maxlen=_CALLS.calls))
         recent.append(now)
         while recent[0] <= now - _MINUTE_S:
             recent.popleft()
@@ -232,8 +244,8 @@ class Fathom:
         teams, recorders = query.getall("teams[]", []), query.getall("recorded_by[]", [])
         domains = query.getall("calendar_invitees_domains[]", [])
         return (
-            ("created_after" not in query or created > _time(query["created_after"]) - slack)
-            and ("created_before" not in query or created < _time(query["created_before"]) + slack)
+            ("created_after" not in query or created > moment(query["created_after"]) - slack)
+            and ("created_before" not in query or created < moment(query["created_before"]) + slack)
             and (not teams or not said.teams_of(one.item).isdisjoint(teams))
             and (not recorders or item["recorded_by"]["email"] in recorders)
             and (not domains or any(who["email_domain"] in domains for who in item["calendar_invitees"]))
@@ -249,7 +261,7 @@ class Fathom:
         place, size = self._place(request), self._world.page_size(limit)
         start = (int(place.get("page_num", 1)) - 1) * size
         if "id" in place:
-            start = sum(row.key >= (_time(place["recording_started_at"]), place["id"]) for row in rows)
+            start = sum(row.key >= (moment(place["recording_started_at"]), place["id"]) for row in rows)
         page, following = page_of(rows, start, size)
         if keyed and start and self._world.switch("fathom.duplicates", "off") == "on":
             page = [rows[start - 1], *page]
@@ -260,7 +272,7 @@ class Fathom:
             "items": [shown(row) for row in page],
         }
         if following is not None:
-            held: Json = {"for": _fingerprint(request), "at": int(self._world.clock.now().timestamp())}
+            held: Json = {"for": fingerprint(request), "at": int(self._world.clock.now().timestamp())}
             if keyed and self._world.switch("fathom.cursor", "keyset") == "keyset":
                 at, number = page[-1].key
                 held |= {"recording_started_at": zulu(at), "id": number, "finished": []}
@@ -269,7 +281,7 @@ class Fathom:
             body["next_cursor"] = base64.urlsafe_b64encode(orjson.dumps(held)).decode()
         elif end == "absent":
             del body["next_cursor"]
-        return _json(body)
+        return answered(body)
 
     def _place(self, request: web.Request) -> Json:
         """What the cursor holds; it is good for a while, and for the parameters it was made with. Raises ValueError."""
@@ -278,7 +290,7 @@ class Fathom:
         try:
             place: Json = orjson.loads(base64.urlsafe_b64decode(cursor))
             age = self._world.clock.now().timestamp() - place["at"]
-            good = place["for"] == _fingerprint(request) and age <= _CURSOR_LIVES_S
+            good = place["for"] == fingerprint(request) and age <= _CURSOR_LIVES_S
         except (ValueError, TypeError, KeyError):
             good = False
         if not good:
@@ -290,17 +302,17 @@ class Fathom:
         one = next((one for one in self._visible(access) if one.item["recording_id"] == number), None)
         part = "transcript" if name == "transcript" else "default_summary"
         if one and self._world.clock.now() >= one.ready[part]:
-            return _json({name: one.item[part]})
+            return answered({name: one.item[part]})
         form = self._world.switch("fathom.not_ready", "404")
         if not one or form == "404":
-            return _json({"error": "Not found"}, 404)
+            return answered({"error": "Not found"}, 404)
         empty: Json = {"transcript": [], "summary": {"template_name": None, "markdown_formatted": ""}}
-        return _json({name: empty[name] if form == "empty" else None})
+        return answered({name: empty[name] if form == "empty" else None})
 
     def _directory(self, request: web.Request, access: _Access) -> web.Response:
         name, team = request.path.rpartition("/")[2], request.query.get("team")
         if name == "users" and access.user.index != 0:
-            return _json({"error": "Forbidden"}, 403)
+            return answered({"error": "Forbidden"}, 403)
         rows: list[Json] = [{"name": one} for one in said.TEAM_NAMES]
         if name == "meeting_types":
             rows = [{"name": one, "status": status} for one, status in said.MEETING_TYPES]
@@ -318,17 +330,17 @@ class Fathom:
         self._world.seen(request, "fathom", "oauth2/token", workspace)
         wait = self._world.over_limit(_TOKENS, "fathom", str(form.get("client_id")), "token")
         if wait is not None:
-            return _limited(wait)
+            return limited(wait)
         if any(form.get(name) != value for name, value in _CLIENT.items()):
-            return _json({"error": "invalid_client"}, 400)
+            return answered({"error": "invalid_client"}, 400)
         if form.get("grant_type") != "refresh_token":
-            return _json({"error": "unsupported_grant_type"}, 400)
+            return answered({"error": "unsupported_grant_type"}, 400)
         account = self._accounts.get(workspace)
         if not account or account.revoked or form["refresh_token"] != account.tokens["refresh_token"]:
-            return _json({"error": "invalid_grant"}, 400)
+            return answered({"error": "invalid_grant"}, 400)
         self._mint(account)
         tokens = {name: account.tokens[name] for name in ("access_token", "refresh_token")}
-        return _json({**tokens, "expires_in": _TOKEN_LIVES_S, "token_type": "Bearer", "scope": "public_api"})
+        return answered({**tokens, "expires_in": _TOKEN_LIVES_S, "token_type": "Bearer", "scope": "public_api"})
 
     def environment(self, base: str) -> Mapping[str, str]:
         return {
@@ -379,22 +391,3 @@ class Fathom:
             if "summary" in body:
                 one.item["default_summary"] = {"template_name": "General", "markdown_formatted": str(body["summary"])}
         return {"recording_id": one.item["recording_id"]}
-
-
-def _time(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _fingerprint(request: web.Request) -> int:
-    """Of all parameters but the cursor: they must be the same on every page."""
-    return zlib.crc32(repr(sorted(item for item in request.query.items() if item[0] != "cursor")).encode())
-
-
-def _limited(wait: float) -> web.Response:
-    """As it was observed: no body, and a page's content type."""
-    return web.Response(status=429, headers={"Retry-After": str(math.ceil(wait))}, content_type="text/html")
-
-
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")

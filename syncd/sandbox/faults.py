@@ -92,9 +92,11 @@ async def _truncated(request: web.Request, response: web.StreamResponse, fault: 
     return web.Response(body=body[: len(body) // 2], content_type="application/json")
 
 
-def _status(status: int, body: str, content_type: str) -> Callable[..., Awaitable[web.StreamResponse]]:
+def _status(status: int, body: str, content_type: str, **headers: str) -> Callable[..., Awaitable[web.StreamResponse]]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+
     async def answer(request: web.Request, response: web.StreamResponse, fault: Fault) -> web.StreamResponse:
-        return web.Response(status=status, text=body, content_type=content_type)
+        return web.Response(status=status, text=body, content_type=content_type, headers=named)
 
     return answer
 
@@ -104,6 +106,8 @@ async def _limited(request: web.Request, response: web.StreamResponse, fault: Fa
 
 
 KINDS: dict[str, Callable[..., Awaitable[web.StreamResponse]]] = {
+    "302": _status(302, "", "text/html", Location="https://elsewhere.example/"),
+    "401": _status(401, "{}", "application/json", WWW_Authenticate="Bearer"),
     "500": _status(500, HTML, "text/html"),
     "502": _status(502, HTML, "text/html"),
     "503": _status(503, "", "text/plain"),

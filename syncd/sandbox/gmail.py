@@ -140,9 +140,8 @@ class Gmail:
     # ---- one request
 
     async def _serve(self, method: str, handler: Handler, request: web.Request) -> web.Response:
-        mailbox, until = self._tokens.get(
-            request.headers.get("Authorization", "").removeprefix("Bearer "), (None, None)
-        )
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        mailbox, until = self._tokens.get(token if scheme.lower() == "bearer" else "", (None, None))
         self._world.seen(request, self.name, method, mailbox.workspace if mailbox else "")
         try:
             if mailbox is None or until is None or until <= self._world.clock.now():

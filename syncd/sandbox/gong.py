@@ -4,6 +4,8 @@ Switches (`Options.switches`): ``gong.transcript_not_ready`` = omit|empty|404, `
 (transcripts are listed before their calls), ``gong.visibility`` = all|none (credentials that see nothing),
 ``gong.missing_scope`` (for example ``api:users:read``), ``gong.second`` and ``gong.day`` (the limits, ``3/1s`` and
 ``10000/1d``), ``gong.redirect`` (a host that all requests are sent to).
+
+Not emulated: webhooks, and OAuth's consent page with the exchange of its code.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Switches of UNCONFIRMED and rarer behaviour: ``slack.restricted`` on (one call a minute and 15 objects for history and
 replies), ``slack.parent_on_pages`` all|first, ``slack.metadata_absent_at_end`` on, ``slack.short_pages`` on,
 ``slack.429`` json|text|empty, ``slack.cursor_life_s``, ``slack.refresh_grace_s``, ``slack.token_life_s``.
+
+Not emulated: the Events API and other webhooks, and OAuth's consent page with the exchange of its code.
 """
 
 from __future__ import annotations
@@ -151,7 +153,7 @@ class Slack:
         elif request.method == "POST":
             args |= {key: value for key, value in (await request.post()).items() if isinstance(value, str)}
         said = request.headers.get("Authorization", "")
-        args["token"] = said.removeprefix("Bearer ") or args.get("token", "")
+        args["token"] = said.removeprefix("Bearer ") if said.startswith("Bearer ") else args.get("token", "")
         install = next((one for one in self._installs.values() if self._is_of(one, args)), None)
         self._world.seen(request, "slack", method, install.office.company.workspace if install else "")
         headers: dict[str, str] = {"x-slack-req-id": self._fresh()}

@@ -17,31 +17,36 @@ from __future__ import annotations
 
 import re
 from contextlib import aclosing, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from syncd.errors import AuthError, Misconfigured, Rejected, Transient
-from syncd.records import Meeting, Transcript, without
+from syncd.records import Meeting, Transcript
 from syncd.source import Page, Pending, Report, Setting, Since, Source, Stream
+from syncd.sources.fathom_meetings import (
+    Json,
+    fields,
+    identity,
+    markdown,
+    meeting,
+    moment,
+    objects,
+    text,
+    transcript,
+    zulu,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
     from datetime import date
 
     from syncd.http import Answer, Link
     from syncd.records import Record
 
-Json = dict[str, Any]
-
 _SECOND = timedelta(seconds=1)  # whether created_after and created_before are inclusive is not told
-# Left out of the digest: `transcript` is a record of its own, and names are matched only where it was asked for.
-_UNSTEADY = frozenset({"transcript", "matched_speaker_display_name"})
-_SHARED = {"no_teams": True, "single_team": False, "multiple_teams": False, "all_teams": False}
+_DOWN = 3  # passing faults in a row, each of another meeting or day, after which the vendor is taken to be down
 _KEY_HINT = "the API key is wrong, revoked or of a user who left: make a new one in Fathom's settings"
 _OAUTH_HINT = "connect Fathom again: it was revoked there, or its refresh token was used elsewhere"
-_IN_RECORDING = re.compile(r"(?:(\d{1,6}):)?(\d{1,6}):(\d{1,6}(?:\.\d{1,9})?)")
 
 
 class _Api:
@@ -50,7 +55,7 @@ class _Api:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._base = str(link.options["base_url"]).rstrip("/") + "/"
-        self.key = _text(link.credentials.get("api_key"))
+        self.key = text(link.credentials.get("api_key"))
         self.teams: Sequence[str] = link.settings.get("teams", ())
         self.max_new: int = link.options["max_new_per_run"]
 
@@ -91,7 +96,7 @@ class _Api:
             raise Misconfigured(f"{path}: HTTP 404", hint="wrong base_url: it ends in /external/v1")
         if not isinstance(body.get("items"), list):  # taken for an empty page, it would seem read to its end
             raise Transient(f"{path}: a page without items")
-        return _objects(body["items"]), _text(body.get("next_cursor"))
+        return objects(body["items"]), text(body.get("next_cursor"))
 
     async def _get(self, path: str, params: Json, *, heavy: bool) -> Json | None:
         """The object it answers with; None for a 404."""
@@ -138,31 +143,32 @@ async def _refreshed(link: Link) -> Mapping[str, Any]:
         return answer.json()
 
     got = await link.call("oauth2.token", attempt, draws={"token": 1}, renews=False)
-    if not _text(got.get("access_token")):
+    if not text(got.get("access_token")):
         raise Transient("oauth2.token: an answer without access_token")
     lives = got.get("expires_in")
+    ends = link.now() + timedelta(seconds=min(max(lives, 0), 10**9)) if isinstance(lives, int) else None
     return {
         "access_token": got["access_token"],
-        "refresh_token": _text(got.get("refresh_token")) or held["refresh_token"],
+        "refresh_token": text(got.get("refresh_token")) or held["refresh_token"],
         # None where it is not told: the token is then used until it is refused
-        "expires_at": _zulu(link.now() + timedelta(seconds=min(lives, 1e9))) if isinstance(lives, int) else None,
+        "expires_at": ends and zulu(ends),
     }
 
 
 async def _meetings(api: _Api, since: Since) -> AsyncIterator[Page]:
     """The window's meetings without transcript; what lacks a part is announced to `_details`."""
     begins = since.now - since.lookback
-    begins = min(_moment(since.cursors.get("")) or begins, begins)
-    async with aclosing(api.listing(created_after=_zulu(begins - _SECOND))) as pages:
+    begins = min(moment(since.cursors.get("")) or begins, begins)
+    async with aclosing(api.listing(created_after=zulu(begins - _SECOND))) as pages:
         async for items, last in pages:
             found = await _merged(since, items)
             heard = await since.stored(Transcript, list(found))
             yield Page(
-                records=[_meeting(recording_id, raw) for recording_id, raw in found.items()],
+                records=[meeting(recording_id, raw) for recording_id, raw in found.items()],
                 pending=[
                     Pending(recording_id, "transcript and summary not read yet", stream="details")
                     for recording_id, raw in found.items()
-                    if recording_id not in heard or not _markdown(raw["default_summary"])
+                    if recording_id not in heard or not markdown(raw["default_summary"])
                 ],
                 cursor=since.now.isoformat() if last else None,
             )
@@ -178,31 +184,50 @@ async def _details(api: _Api, since: Since) -> AsyncIterator[Page]:
     days: dict[date, dict[str, datetime]] = {}
     single: list[str] = []
     for recording_id, (created,) in stored.items():
-        created_at = _moment(created)
+        created_at = moment(created)
         if api.key and created_at:
             days.setdefault(created_at.date(), {})[recording_id] = created_at
         else:
             single.append(recording_id)
-    for day in sorted(days):
-        async with aclosing(_listed(api, since, days[day])) as pages:
-            async for page in pages:
-                yield page
-    for recording_id in single:
-        yield await _asked(api, since, recording_id)
+    tries: list[tuple[Collection[str], AsyncGenerator[Page, None]]] = []
+    tries += [(days[day], _listed(api, since, days[day])) for day in sorted(days)]
+    tries += [([recording_id], _asked(api, since, recording_id)) for recording_id in single]
+    async with aclosing(_each(tries)) as pages:
+        async for page in pages:
+            yield page
+
+
+async def _each(tries: Iterable[tuple[Collection[str], AsyncGenerator[Page, None]]]) -> AsyncGenerator[Page, None]:
+    """One try after the other. What fails is counted as tried, and waits: it must not block what comes after it."""
+    failed = 0
+    for due, brought in tries:
+        try:
+            async with aclosing(brought) as pages:
+                async for page in pages:
+                    yield page
+            failed = 0
+        except (Rejected, Transient) as error:
+            failed = failed + 1 if isinstance(error, Transient) else 0
+            yield Page(pending=[Pending(recording_id, error.message) for recording_id in due])
+            if failed == _DOWN:
+                raise
 
 
 async def _listed(api: _Api, since: Since, due: dict[str, datetime]) -> AsyncGenerator[Page, None]:
-    """The parts of these meetings (id → created_at) from a listing of their span; what is not due is left aside."""
+    """The parts of these meetings (id → created_at) from a listing of their span; what is not due is left aside.
+
+    What is found leaves ``due``.
+    """
     wanted = {
-        "created_after": _zulu(min(due.values()) - _SECOND),
-        "created_before": _zulu(max(due.values()) + _SECOND),
+        "created_after": zulu(min(due.values()) - _SECOND),
+        "created_before": zulu(max(due.values()) + _SECOND),
         "include_transcript": "true",
         "include_summary": "true",
     }
     async with aclosing(api.listing(**wanted)) as pages:
         async for items, _ in pages:
-            said = {_identity(item): item.get("transcript") for item in items}
-            found = await _merged(since, [item for item in items if _identity(item) in due])
+            said = {identity(item): item.get("transcript") for item in items}
+            found = await _merged(since, [item for item in items if identity(item) in due])
             for recording_id, raw in found.items():
                 del due[recording_id]
                 yield _outcome(recording_id, raw, said[recording_id])
@@ -210,29 +235,27 @@ async def _listed(api: _Api, since: Since, due: dict[str, datetime]) -> AsyncGen
         yield Page(pending=[Pending(recording_id, "no longer visible") for recording_id in due])
 
 
-async def _asked(api: _Api, since: Since, recording_id: str) -> Page:
+async def _asked(api: _Api, since: Since, recording_id: str) -> AsyncGenerator[Page, None]:
     """The parts of one meeting, from ``/recordings``; only those that we do not hold."""
     raw = (await since.stored(Meeting, [recording_id], "*"))[recording_id][0]
     heard = bool(await since.stored(Transcript, [recording_id]))
-    summary, transcript = raw.get("default_summary"), None
-    try:
-        if not heard:
-            transcript = await api.recording(recording_id, "transcript")
-        if not _markdown(summary):
-            summary = await api.recording(recording_id, "summary")
-    except Rejected as error:
-        return Page(pending=[Pending(recording_id, error.message)])
-    return _outcome(recording_id, {**raw, "default_summary": summary}, transcript, heard=heard)
+    if not heard and (said := await api.recording(recording_id, "transcript")) and isinstance(said, list):
+        heard = True  # stored at once: the summary may fail each time
+        yield Page(records=[transcript(recording_id, said, raw.get("transcript_language"))])
+    summary = raw.get("default_summary")
+    if not markdown(summary):
+        summary = await api.recording(recording_id, "summary")
+    yield _outcome(recording_id, {**raw, "default_summary": summary}, None, heard=heard)
 
 
-def _outcome(recording_id: str, raw: Json, transcript: object, *, heard: bool = False) -> Page:
+def _outcome(recording_id: str, raw: Json, spoken: object, *, heard: bool = False) -> Page:
     """What one try brought. ``heard``: the transcript was stored before."""
-    said = transcript if isinstance(transcript, list) else []
+    said = spoken if isinstance(spoken, list) else []
     records: list[Record] = []
-    if summary := _markdown(raw["default_summary"]):
-        records.append(_meeting(recording_id, raw))
+    if summary := markdown(raw["default_summary"]):
+        records.append(meeting(recording_id, raw))
     if said:
-        records.append(_transcript(recording_id, said, raw.get("transcript_language")))
+        records.append(transcript(recording_id, said, raw.get("transcript_language")))
     missing = ([] if said or heard else ["transcript"]) + ([] if summary else ["summary"])
     pending = [Pending(recording_id, f"{' and '.join(missing)} not ready")] if missing else []
     return Page(records=records, pending=pending, resolved=[] if missing else [recording_id])
@@ -243,69 +266,14 @@ async def _merged(since: Since, items: Iterable[Json]) -> dict[str, Json]:
 
     Without this a listing that does not ask for summaries would wipe them.
     """
-    listed = {recording_id: item for item in items if (recording_id := _identity(item))}
+    listed = {recording_id: item for item in items if (recording_id := identity(item))}
     stored = await since.stored(Meeting, list(listed), "default_summary")
     merged = {}
     for recording_id, item in listed.items():
         summaries = (item.get("default_summary"), *stored.get(recording_id, ()))
-        summary = next((one for one in summaries if _markdown(one)), None)
+        summary = next((one for one in summaries if markdown(one)), None)
         merged[recording_id] = {**item, "transcript": None, "default_summary": summary}
     return merged
-
-
-def _meeting(recording_id: str, raw: Json) -> Meeting:
-    """Times are the recording's, else the calendar's, else the moment it was listed."""
-    kind = next((one for one in ("recording", "scheduled") if _moment(raw.get(f"{one}_start_time"))), "recording")
-    begin, end = (_moment(raw.get(f"{kind}_{edge}_time")) for edge in ("start", "end"))
-    begin = begin or _moment(raw.get("created_at"))
-    items = _objects(raw.get("action_items"))  # without ids and without a promised order: compared as a set
-    ordered = sorted(items, key=lambda item: orjson.dumps(item, option=orjson.OPT_SORT_KEYS))
-    return Meeting(
-        external_id=recording_id,
-        raw=raw,
-        stable=without({**raw, "action_items": ordered} if items else raw, _UNSTEADY),
-        title=_text(raw.get("title")) or _text(raw.get("meeting_title")),
-        started_at=begin,
-        ended_at=end,
-        duration_s=(end - begin).total_seconds() if begin and end and end >= begin else None,
-        host=_text(_object(raw.get("recorded_by")).get("name")),
-        participants=[
-            {"name": _text(p.get("name")), "email": _text(p.get("email")), "is_external": _flag(p.get("is_external"))}
-            for p in _objects(raw.get("calendar_invitees"))
-        ],
-        url=_text(raw.get("share_url")) or _text(raw.get("url")),
-        summary=_markdown(raw.get("default_summary")),
-        action_items=[_action_item(item) for item in items],
-        # fathom-python: no_teams is private to the recorder; a word we do not know says nothing
-        is_private=_SHARED.get(_text(raw.get("shared_with")) or ""),
-    )
-
-
-def _action_item(item: Json) -> Json:
-    assignee = _object(item.get("assignee"))
-    return {
-        "text": _text(item.get("description")),
-        "assignee": _text(assignee.get("name")) or _text(assignee.get("email")),
-        "completed": _flag(item.get("completed")),
-        "at_s": _seconds(item.get("recording_timestamp")),
-    }
-
-
-def _transcript(recording_id: str, said: list[object], language: object) -> Transcript:
-    turns = [_turn(one, _object(one.get("speaker"))) for one in _objects(said)]
-    text = "\n".join(f"{turn['speaker']}: {turn['text']}" if turn["speaker"] else str(turn["text"]) for turn in turns)
-    raw = {"transcript": said}
-    return Transcript(external_id=recording_id, raw=raw, language=_text(language), segments=turns, text=text)
-
-
-def _turn(one: Json, speaker: Json) -> Json:
-    return {
-        "speaker": _text(speaker.get("display_name")),
-        "speaker_id": _text(speaker.get("matched_calendar_invitee_email")),
-        "start_s": _seconds(one.get("timestamp")),
-        "end_s": None,
-        "text": _text(one.get("text")) or "",
-    }
 
 
 async def _check(api: _Api) -> Report:
@@ -313,7 +281,7 @@ async def _check(api: _Api) -> Report:
     async with aclosing(api.listing()) as pages:
         meetings, last = await anext(pages)
     identity = f"Fathom by {'API key' if api.key else 'OAuth'} (it does not tell whose)"
-    recorders = {name for one in meetings if (name := _text(_object(one.get("recorded_by")).get("name")))}
+    recorders = {name for one in meetings if (name := text(fields(one.get("recorded_by")).get("name")))}
     facts = [
         f"meetings seen: {len(meetings)}{'' if last else ' and more'}",
         f"recorded by: {', '.join(sorted(recorders)) or 'nobody'}",
@@ -323,7 +291,7 @@ async def _check(api: _Api) -> Report:
         teams, _ = await api.page("teams", {}, None)  # they have no ids
     except Rejected as error:
         return Report(identity, facts, [(error.message, "ask an admin to let this user see the teams")])
-    names = sorted(name for team in teams if (name := _text(team.get("name"))))
+    names = sorted(name for team in teams if (name := text(team.get("name"))))
     visible = f"visible teams: {', '.join(names) or 'none'}"
     unknown = [name for name in api.teams if name not in names]
     problems = [(f"team {name!r} is not visible", f"correct the setting teams; {visible}") for name in unknown]
@@ -332,52 +300,8 @@ async def _check(api: _Api) -> Report:
 
 def _words(answer: Answer) -> str:
     body = answer.object_or_none() or {}
-    words = next((text for name in ("error_description", "message", "error") if (text := _text(body.get(name)))), "")
+    words = next((said for name in ("error_description", "message", "error") if (said := text(body.get(name)))), "")
     return f"HTTP {answer.status} {words[:200]}".strip()
-
-
-def _zulu(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _identity(item: Json) -> str | None:
-    found = str(item.get("recording_id"))
-    return found if found.isascii() and found.isdecimal() else None
-
-
-def _object(value: object) -> Json:
-    return value if isinstance(value, dict) else {}
-
-
-def _objects(value: object) -> list[Json]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
-
-
-def _flag(value: object) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _markdown(summary: object) -> str | None:
-    return _text(_object(summary).get("markdown_formatted"))
-
-
-def _moment(value: object) -> datetime | None:
-    """ISO 8601, whole seconds or microseconds; without an offset it is UTC."""
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-        return at and (at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        return None
-
-
-def _seconds(value: object) -> float | None:
-    """``HH:MM:SS`` from the start of the recording."""
-    match = _IN_RECORDING.fullmatch(value) if isinstance(value, str) else None
-    return int(match[1] or 0) * 3600.0 + int(match[2]) * 60 + float(match[3]) if match else None
 
 
 SOURCE = Source(
@@ -388,7 +312,7 @@ SOURCE = Source(
     total_name="total_ingested",
     credentials=(frozenset({"api_key"}), frozenset({"access_token", "refresh_token", "client_id", "client_secret"})),
     settings={
-        "teams": Setting(lambda names: isinstance(names, list) and all(map(_text, names)), "a list of team names")
+        "teams": Setting(lambda names: isinstance(names, list) and all(map(text, names)), "a list of team names")
     },
     check=_check,
 )

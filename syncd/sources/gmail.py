@@ -8,7 +8,7 @@ API: https://developers.google.com/workspace/gmail/api/reference/rest, asked as 
 - Empty lists are left out, 64-bit integers are strings; a 404 may be a proxy's, so only Gmail's own words count.
 - 403 is also a rate limit; when to come back stands in the sentence, and hardly ever in ``Retry-After``.
 - aiogoogle builds the requests; sending and refreshing is ours: it has no timeout, and no lock for a refresh.
-- What a mail looks like is in `gmail_mail`.
+- What a mail looks like is in `gmail_mail`, what a refusal means in `gmail_refusals`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from __future__ import annotations
 import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 from aiogoogle.resource import GoogleAPI
 from google.auth import crypt, jwt
 
-from syncd.errors import AuthError, CursorExpired, Misconfigured, RateLimited, Rejected, SourceError, Transient
-from syncd.http import retry_after_s
+from syncd.errors import CursorExpired, Misconfigured, Rejected, Transient
 from syncd.records import Conversation, Deletion, Message
 from syncd.source import Page, Pending, Report, Setting, Since, Source, Stream
 from syncd.sources.gmail_mail import conversation, listed, long_texts, message, number, obj, objs, text
+from syncd.sources.gmail_refusals import SCOPE, refusal, refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from datetime import datetime
 
-    from syncd.http import Answer, Link
+    from syncd.http import Link
 
-_SCOPE = "https://www.googleapis.com/auth/gmail.readonly"
 _AUDIENCE = "https://oauth2.googleapis.com/token"  # of a signed assertion, wherever it is sent
 
 _CALLS = {  # method → path under users/{userId}, query parameters
@@ -45,17 +45,8 @@ _CALLS = {  # method → path under users/{userId}, query parameters
     "messages.attachments.get": ("messages/{messageId}/attachments/{id}",),
     "history.list": ("history", "startHistoryId", "maxResults", "pageToken"),
 }
-_SIGN_IN = "sign in again; while the OAuth consent screen is in status Testing, every sign-in ends after 7 days"
-_WAYS_OUT = (  # of what stays refused until a person acts (contract §3, §8)
-    ({"insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}, f"sign in again and grant {_SCOPE}"),
-    ({"accessNotConfigured", "SERVICE_DISABLED"}, "enable the Gmail API in the Google Cloud project of this client"),
-    ({"failedPrecondition", "FAILED_PRECONDITION"}, "this user has no mailbox or is suspended; check the subject"),
-    ({"domainPolicy", "admin_policy_enforced", "access_denied"}, "the domain's administrator must allow this app"),
-    ({"forbidden"}, "the token belongs to another mailbox: sign in as the owner of this one"),
-    ({"invalid_client"}, "check client_id and client_secret against the Google Cloud console"),
-    ({"deleted_client"}, "the OAuth client was deleted: make a new one and sign in again"),
-    ({"unauthorized_client"}, f"give the service account domain-wide delegation for {_SCOPE}; takes 24 h"),
-)
+_DOWN = 3  # threads in a row that fail in passing: then it is not the threads
+_UNASKED = "not known to be selected: "  # begins the reason of a waiting thread that is kept only for its labels
 
 
 class Mailbox:
@@ -66,6 +57,7 @@ class Mailbox:
         self._users = _gmail(str(link.options["base_url"]).rstrip("/")).users
         self.wanted: list[str] = list(dict.fromkeys(link.settings.get("labels") or ["INBOX"]))
         self.labels: set[str] = set()
+        self.faults = 0  # threads in a row that could not be read in passing
 
     async def ask(self, method: str, **arguments: object) -> dict[str, Any] | None:
         """One call; None when Gmail itself says that there is no such thing."""
@@ -80,16 +72,23 @@ class Mailbox:
             answer = await self._link.net.ask_aiohttp(request.method, request.url, headers=headers)
             if answer.status == 200:
                 return answer.json()
-            reasons, said = _refused(answer)
+            reasons, said = refused(answer)
             if answer.status == 404 and {"notFound", "NOT_FOUND"} & set(reasons):
                 return None
-            raise _refusal(answer, reasons, said, self._link.now())
+            raise refusal(answer, reasons, said, self._link.now())
 
         return await self._link.call(method, attempt, draws={"units": self._link.options["prices"][method]})
 
+    async def need(self, method: str, **arguments: object) -> dict[str, Any]:
+        """One call for what every mailbox has: a 404 there is a fault, and never taken for an empty mailbox."""
+        answer = await self.ask(method, **arguments)
+        if answer is None:
+            raise Transient(f"{method}: Gmail says that there is no such thing")
+        return answer
+
     async def label_names(self) -> dict[str, str]:
         """Label id → name, of all in the mailbox."""
-        answer = await self.ask("labels.list") or {}
+        answer = await self.need("labels.list")
         return {text(one.get("id")): text(one.get("name")) for one in objs(answer.get("labels")) if text(one.get("id"))}
 
     async def newest(self, label: str) -> list[str]:
@@ -99,7 +98,7 @@ class Mailbox:
         query["includeSpamTrash"] = "true" if label in {"SPAM", "TRASH"} else "false"
         found: list[str] = []
         while True:
-            answer = obj(await self.ask("threads.list", **query))
+            answer = await self.need("threads.list", **query)
             found += [text(one.get("id")) for one in objs(answer.get("threads")) if text(one.get("id"))]
             query["pageToken"] = text(answer.get("nextPageToken"))
             if not query["pageToken"] or len(found) >= wanted:
@@ -112,14 +111,20 @@ class Mailbox:
             return None
         messages = []
         for one in [one for one in objs(raw.get("messages")) if text(one.get("id"))]:
-            texts = {}
-            for part_id, handle in long_texts(one).items():
-                body = await self.ask("messages.attachments.get", messageId=one["id"], id=handle)
-                texts[part_id] = text(obj(body).get("data"))
+            handles = long_texts(one).items()
+            texts = {part_id: await self._long_text(one["id"], handle) for part_id, handle in handles}
             messages.append(message(one, thread_id, texts))
         if not messages:
             raise Rejected("the thread came without messages")
         return conversation(raw, thread_id), messages
+
+    async def _long_text(self, message_id: str, handle: str) -> str:
+        """The data of a text part; without it the snippet would be stored as the mail's text for good."""
+        body = obj(await self.ask("messages.attachments.get", messageId=message_id, id=handle))
+        data = text(body.get("data"))
+        if not data and body.get("size") != 0:
+            raise Rejected("a text part is not readable now")
+        return data
 
     async def refresh(self) -> dict[str, Any]:
         """A new access token: ``{"access_token", "expires_at"}``, and the refresh token where Google changes it."""
@@ -133,7 +138,7 @@ class Mailbox:
         async def attempt() -> dict[str, Any]:
             answer = await link.net.ask_aiohttp("POST", str(link.options["token_url"]), data=form)
             if answer.status != 200:
-                raise _refusal(answer, *_refused(answer), link.now())
+                raise refusal(answer, *refused(answer), link.now())
             granted = answer.json()
             if not text(granted.get("access_token")):
                 raise Transient("the token endpoint sent no access_token")
@@ -171,58 +176,12 @@ def _gmail(base_url: str) -> Any:
     return GoogleAPI(document, validate=False)  # type: ignore[no-untyped-call]
 
 
-def _refused(answer: Answer) -> tuple[list[str], str]:
-    """Why, from either error body: the reasons, the most telling first, and the sentence that goes with them.
-
-    Gmail: ``{"error": {"message", "errors": [{"reason"}], "details": [{"reason"}], "status"}}``, or less of it; the
-    token endpoint: ``{"error", "error_description"}``.
-    """
-    body = answer.object_or_none() or {}
-    error = obj(body.get("error"))
-    told = [one.get("reason") for one in [*objs(error.get("errors")), *objs(error.get("details"))]]
-    reasons = [one for one in [*map(text, told), text(error.get("status")), text(body.get("error"))] if one]
-    return reasons, text(error.get("message")) or text(body.get("error_description")) or f"HTTP {answer.status}"
-
-
-def _refusal(answer: Answer, reasons: list[str], said: str, now: datetime) -> SourceError:
-    """What an answer other than 200 means to us (contract §3, §8)."""
-    words = ": ".join([*reasons[:1], said])[:200]
-    if answer.status == 429 or {"rateLimitExceeded", "userRateLimitExceeded"} & set(reasons):
-        wait = retry_after_s(answer.headers)
-        return RateLimited(words, retry_after_s=_told_s(said, now) if wait is None else wait)
-    if {"dailyLimitExceeded", "quotaExceeded"} & set(reasons):
-        return RateLimited(words, retry_after_s=3600, hint="the Google Cloud project's daily quota is used up")
-    if {"internal_failure", "server_error", "temporarily_unavailable"} & set(reasons):
-        return Transient(words)
-    if passing := answer.passing_fault():
-        return passing
-    if "metadata scope" in said.lower():
-        return Misconfigured(words, hint=f"the sign-in also granted gmail.metadata: grant {_SCOPE} alone")
-    if way_out := next((way for known, way in _WAYS_OUT if known & set(reasons)), None):
-        return Misconfigured(words, hint=way_out)
-    if "invalid_grant" in reasons and re.search(r"\bJWT\b|user id", said, re.IGNORECASE):
-        return Misconfigured(words, hint="check the service account's subject, and that this machine's clock is right")
-    if answer.status == 401 or "invalid_grant" in reasons:
-        return AuthError(words, hint=_SIGN_IN)
-    return Rejected(words)
-
-
-def _told_s(said: str, now: datetime) -> float | None:
-    """Seconds until the moment of ``… Retry after 2026-09-11T20:00:00.000Z``; None when untold or past."""
-    told = re.search(r"retry after (\d{4}-\d\d-\d\dT[\d:.]+Z)", said, re.IGNORECASE)
-    try:
-        wait = (datetime.fromisoformat(told[1]) - now).total_seconds() if told else 0.0
-    except ValueError:
-        return None
-    return wait if wait > 0 else None
-
-
 def _assertion(credentials: Mapping[str, Any], now: datetime) -> dict[str, str]:
     """The form that asks for a token in the name of ``subject``, signed with the service account's key."""
     info, at = obj(credentials["service_account"]), int(now.timestamp())
     if missing := [key for key in ("client_email", "private_key") if not text(info.get(key))]:
         raise Misconfigured(f"service_account lacks {' and '.join(missing)}", hint="give the whole key file's JSON")
-    claims = {"iss": info["client_email"], "sub": str(credentials.get("subject")), "scope": _SCOPE, "aud": _AUDIENCE}
+    claims = {"iss": info["client_email"], "sub": str(credentials.get("subject")), "scope": SCOPE, "aud": _AUDIENCE}
     try:
         signer = crypt.RSASigner.from_service_account_info(info)  # type: ignore[no-untyped-call]
         signed = jwt.encode(signer, claims | {"iat": at, "exp": at + 3600})  # type: ignore[no-untyped-call]
@@ -261,12 +220,15 @@ async def _threads(mailbox: Mailbox, since: Since) -> AsyncIterator[Page]:
     if gone := [one for one in known if one.startswith("label:") and one not in partitions.values()]:
         yield Page(forget=gone, resolved=gone)
     if not (start := since.cursors.get("", "")):
-        start = str(number(obj(await mailbox.ask("getProfile")).get("historyId")))
+        start = str(number((await mailbox.need("getProfile")).get("historyId")))
+        if start == "0":
+            raise Transient("the mailbox's profile came without a history id")
         yield Page(cursor=start)
-    seen = {item.external_id for item in since.backlog if not item.external_id.startswith("label:")}
-    for thread in sorted(seen):
-        if page := await _read(mailbox, thread, _Change(), keep=True):
-            yield page
+    waiting = {item.external_id: item for item in since.backlog if not item.external_id.startswith("label:")}
+    for thread, item in sorted(waiting.items()):
+        page = await _read(mailbox, thread, _Change(), keep=not item.reason.startswith(_UNASKED))
+        yield page or Page(resolved=[thread])
+    seen = set(waiting)
     for label in [label for label, partition in partitions.items() if partition not in since.cursors]:
         try:
             new = [thread for thread in await mailbox.newest(label) if thread not in seen]
@@ -350,11 +312,14 @@ async def _read(mailbox: Mailbox, thread_id: str, change: _Change, *, keep: bool
     """One thread as it is now. ``keep`` False: only if one of its messages carries a selected label."""
     try:
         thread = await mailbox.thread(thread_id)
-    except Rejected as error:
-        deletions = [Deletion(Message, one) for one in sorted(change.deleted)]
-        return Page(pending=[Pending(thread_id, error.message)], deletions=deletions)
+        mailbox.faults = 0
+    except (Rejected, Transient) as error:
+        mailbox.faults = mailbox.faults + 1 if isinstance(error, Transient) else 0
+        if mailbox.faults >= _DOWN:
+            raise
+        return _waits(thread_id, change, error.message, keep=keep)
     if thread is None and change.added - change.deleted:  # contract §4.7: a new mail may be 404 for some seconds
-        return Page(pending=[Pending(thread_id, "announced, but not there yet")])
+        return _waits(thread_id, change, "announced, but not there yet", keep=keep)
     if thread is None:
         gone = [Deletion(Message, one) for one in sorted(change.messages)]
         return Page(deletions=[*gone, Deletion(Conversation, thread_id)], resolved=[thread_id])
@@ -366,9 +331,15 @@ async def _read(mailbox: Mailbox, thread_id: str, change: _Change, *, keep: bool
     return Page(records=[found, *messages], deletions=deletions, resolved=[thread_id])
 
 
+def _waits(thread_id: str, change: _Change, reason: str, *, keep: bool) -> Page:
+    """For the backlog. Its deletions are stored now: the cursor moves on, and the next try knows no history."""
+    deletions = [Deletion(Message, one) for one in sorted(change.deleted)]
+    return Page(pending=[Pending(thread_id, reason if keep else _UNASKED + reason)], deletions=deletions)
+
+
 async def _check(mailbox: Mailbox) -> Report:
     """Who we are, which selected labels are there, and whether the body of a mail can be read."""
-    profile, names = obj(await mailbox.ask("getProfile")), await mailbox.label_names()
+    profile, names = await mailbox.need("getProfile"), await mailbox.label_names()
     found = {name: label for name in mailbox.wanted if (label := _resolved(name, names))}
     facts = [f"{number(profile.get('messagesTotal'))} messages in {number(profile.get('threadsTotal'))} threads"]
     facts += [f"label {name} is {label}" for name, label in found.items()]

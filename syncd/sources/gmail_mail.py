@@ -13,7 +13,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.errors import HeaderParseError
 from email.header import decode_header
-from email.utils import getaddresses
 from typing import TYPE_CHECKING, Any
 
 from inscriptis import get_text
@@ -21,13 +20,23 @@ from inscriptis.css_profiles import CSS_PROFILES
 from inscriptis.model.config import ParserConfig
 
 from syncd.records import Conversation, Message, without
+from syncd.sources.gmail_addresses import mailboxes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _VOLATILE = frozenset({"attachmentId", "historyId"})  # a handle made anew in each answer; a stamp of label changes
-_LONGEST_TEXT = 300_000  # bytes of a text part that is fetched by itself; characters of HTML that are made readable
+_LONGEST_HTML = 300_000  # characters of HTML that are made readable
 _DEEPEST = 60  # levels of MIME that are read
+_CHARSETS = {  # declared → what is meant by it, as browsers read it (WHATWG); Python knows the strict ones, or none
+    **dict.fromkeys(("gb2312", "gbk", "x-gbk"), "gb18030"),
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis"), "cp932"),
+    **dict.fromkeys(("euc-kr", "ks_c_5601-1987"), "cp949"),
+    **dict.fromkeys(("iso-8859-8-i", "iso-8859-8-e"), "iso-8859-8"),
+    **dict.fromkeys(("iso-8859-6-i", "iso-8859-6-e"), "iso-8859-6"),
+    "windows-874": "cp874",
+    "x-mac-cyrillic": "mac_cyrillic",
+}
 
 
 def conversation(raw: Mapping[str, Any], thread_id: str) -> Conversation:
@@ -60,7 +69,8 @@ def message(raw: Mapping[str, Any], thread_id: str, texts: Mapping[str, str]) ->
         recipients=[one for kind in ("To", "Cc", "Bcc", "Reply-To") for one in _addresses(payload, kind)],
         attachments=[_attachment(raw["id"], part) for part in _leaves(payload) if _is_file(part)],
         raw=raw,
-        stable={**without(raw, _VOLATILE), "labelIds": labels},
+        # fetched texts are no part of raw, yet a message that has them is not the one without
+        stable={**without(raw, _VOLATILE), "labelIds": labels, **({"texts": dict(texts)} if texts else {})},
     )
 
 
@@ -72,7 +82,6 @@ def long_texts(raw: Mapping[str, Any]) -> dict[str, str]:
         if not _is_file(part)
         and (handle := text(obj(part.get("body")).get("attachmentId")))
         and not obj(part.get("body")).get("data")
-        and number(obj(part.get("body")).get("size")) <= _LONGEST_TEXT
     }
 
 
@@ -130,9 +139,8 @@ def _attachment(message_id: str, part: Mapping[str, Any]) -> dict[str, Any]:
 def _addresses(payload: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The mailboxes of all headers of that name: ``{"type", "name", "email"}``, addresses in lower case."""
     return [
-        {"type": kind.lower().replace("-", "_"), "name": _unworded(name) or None, "email": address.lower() or None}
-        for name, address in getaddresses([_header(payload, kind)])
-        if name or address
+        {"type": kind.lower().replace("-", "_"), "name": _unworded(name) or None, "email": address.lower()}
+        for name, address in mailboxes(_header(payload, kind))
     ]
 
 
@@ -165,6 +173,7 @@ def _bytes(data: str) -> bytes:
 
 def _decoded(data: bytes, charset: str) -> str:
     """Text in a declared charset that may be wrong, missing or unknown."""
+    charset = _CHARSETS.get(charset.lower(), charset)
     if charset.lower() in {"", "us-ascii", "ascii", "iso-8859-1", "latin1", "windows-1252", "cp1252"}:
         strictly = ("utf-8", "cp1252")  # these are declared where it is neither, and never fail by themselves
     else:
@@ -180,7 +189,7 @@ def _readable(html: str) -> str:
     html = re.sub(
         r"(?i)\bstyle\s*=\s*(\"[^\"]*\"|'[^']*'|[^\s>]+)",
         lambda style: 'style="display:none"' if re.search(r"(?i)display\s*:\s*none", style[0]) else "",
-        html[:_LONGEST_TEXT],
+        html[:_LONGEST_HTML],
     )
     html = re.sub(r"(?i)</t[dh]\s*>", " </span>", re.sub(r"(?i)<t[dh]\b", "<span", html))
     html = re.sub(r"(?i)<(/?)(?:table|tr)\b", r"<\1div", html)

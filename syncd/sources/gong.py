@@ -22,8 +22,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, Rejected, SourceError, Transient
-from syncd.records import Deletion, Meeting, Person, Transcript
+from syncd.records import Deletion, Meeting, Transcript
 from syncd.source import Page, Pending, Report, Setting, Source, Stream
+from syncd.sources.gong_calls import dicts, dig, id_text, meeting, moment, number, person, text, transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
@@ -37,6 +38,8 @@ _DRAWS = {"calls": 1, "day": 1}  # contract: 3 calls/s and 10,000/day per compan
 _SLICE = timedelta(days=30)  # the widest window known to work
 _PEOPLE_EVERY = timedelta(hours=1)  # users have no "changed since": all are read each time
 _BATCH = 100  # callIds per request, and Gong's page
+_PARTS = 10  # into so many a batch that fails is parted: a single call is found in three steps
+_DOWN = 3  # single calls that failed in passing, one after the other, after which Gong is taken to be down
 _BLOCKS = "structure topics trackers trackerOccurrences pointsOfInterest brief outline highlights callOutcome keyPoints"
 _SELECTOR = {
     "context": "Extended",
@@ -137,7 +140,7 @@ async def _refresh(link: Link) -> Mapping[str, Any]:
         if fault := answer.passing_fault():
             raise fault
         if answer.status != 200:
-            code = _text(_dig(answer.object_or_none(), "error")) or "no reason given"
+            code = text(dig(answer.object_or_none(), "error")) or "no reason given"
             refused = AuthError if answer.status in (400, 401, 403) else Misconfigured
             message = f"the token is not renewed: HTTP {answer.status}, {code[:200]}"
             raise refused(message, hint=f"{_RECONNECT}, or check client_id, client_secret and token_url")
@@ -145,17 +148,17 @@ async def _refresh(link: Link) -> Mapping[str, Any]:
 
     reply = await link.call("oauth2/generate-customer-token", attempt, draws={}, renews=False)
     members = ("access_token", "refresh_token", "api_base_url_for_customer", "api_base_url")
-    taken = {key: _text(reply.get(key)) for key in members}
+    taken = {key: text(reply.get(key)) for key in members}
     if not taken["access_token"]:
         raise Transient("the token endpoint's reply holds no access_token")
-    expires_at = link.now() + timedelta(seconds=_number(reply.get("expires_in")) or 86400)  # contract: a day
-    return {key: text for key, text in taken.items() if text} | {"expires_at": _iso(expires_at)}
+    expires_at = link.now() + timedelta(seconds=number(reply.get("expires_in")) or 86400)  # contract: a day
+    return {key: value for key, value in taken.items() if value} | {"expires_at": _iso(expires_at)}
 
 
 def _refusal(answer: Answer) -> SourceError | None:
     """What Gong's error envelope means; None for a success, which its 404 for "nothing found" is too."""
-    errors = _dig(answer.object_or_none(), "errors")
-    words = " ".join(one for one in errors if _text(one))[:200] if isinstance(errors, list) else ""
+    errors = dig(answer.object_or_none(), "errors")
+    words = " ".join(one for one in errors if text(one))[:200] if isinstance(errors, list) else ""
     if answer.status < 300 or (answer.status == 404 and re.match("No (calls|users) found corresponding", words)):
         return None
     message = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}"
@@ -170,23 +173,23 @@ def _batch(body: Mapping[str, Any], rows_key: str) -> _Batch:
     rows, records = body.get(rows_key), body.get("records")
     if not isinstance(rows, list) and (rows is not None or not isinstance(records, dict)):
         raise Transient(f"an answer without {rows_key}")
-    return _dicts(rows), _text(_dig(records, "cursor")) or "", _number(_dig(records, "totalRecords"))
+    return dicts(rows), text(dig(records, "cursor")) or "", number(dig(records, "totalRecords"))
 
 
 async def _people(api: _Api, since: Since) -> AsyncIterator[Page]:
-    last_read = _moment(since.cursors.get(""))
+    last_read = moment(since.cursors.get(""))
     if last_read and since.now - last_read <= _PEOPLE_EVERY and not since.sweep:
         return
     async with aclosing(api.pages("users", "users")) as pages:
         async for rows, last in pages:
-            people = [person for row in rows if (person := _person(row)).external_id]
+            people = [one for row in rows if (one := person(row)).external_id]
             yield Page(records=people, cursor=_iso(since.now) if last else None)
 
 
 async def _meetings(api: _Api, since: Since) -> AsyncIterator[Page]:
     unproven = not since.cursors
     for partition in api.link.settings.get("workspace_ids") or [""]:
-        for start, end in _slices(_moment(since.cursors.get(partition)), since.now, since.lookback):
+        for start, end in _slices(moment(since.cursors.get(partition)), since.now, since.lookback):
             window = {"fromDateTime": _iso(start), "toDateTime": _iso(end)}
             window |= {"workspaceId": partition} if partition else {}
             asked = {"filter": window, "contentSelector": _SELECTOR}
@@ -200,7 +203,7 @@ async def _meetings(api: _Api, since: Since) -> AsyncIterator[Page]:
 
 async def _meetings_page(api: _Api, since: Since, rows: _Rows, **resumes: Any) -> Page:
     """The page's calls, announcing those without a transcript. A private call is left out, or deleted where stored."""
-    meetings = [meeting for row in rows if (meeting := _meeting(row)).external_id]
+    meetings = [one for row in rows if (one := meeting(row)).external_id]
     skip = api.link.settings.get("skip_private", True)
     hidden = [one.external_id for one in meetings if one.is_private and skip]
     shown = [one for one in meetings if one.external_id not in hidden]
@@ -218,31 +221,39 @@ async def _meetings_page(api: _Api, since: Since, rows: _Rows, **resumes: Any) -
 async def _transcripts(api: _Api, since: Since) -> AsyncIterator[Page]:
     fresh = [one.external_id for one in since.backlog if one.attempts == 0]
     due = [*fresh[: api.link.options["max_new_per_run"]], *(one.external_id for one in since.backlog if one.attempts)]
-    batches = deque(due[at : at + _BATCH] for at in range(0, len(due), _BATCH))
+    batches = deque(_parts(due, _BATCH))
+    failed = 0
     while batches:
         batch = batches.popleft()
         meetings = await since.stored(Meeting, batch, "parties", "metaData")
         if gone := [call for call in batch if call not in meetings]:
             yield Page(resolved=gone)  # announced with its meeting: that was deleted or became private
-        missing = {call: "transcript not ready" for call in batch if call in meetings}
+        missing = [call for call in batch if call in meetings]
         if not missing:  # contract: an empty callIds is a 400
             continue
-        asked = {"filter": {"callIds": list(missing)}}
+        asked = {"filter": {"callIds": missing}}
         try:
             async with aclosing(api.pages("calls/transcript", "callTranscripts", asked)) as pages:
                 async for rows, _ in pages:
-                    named = [(row, call) for row in rows if (call := _id(row.get("callId"))) in missing]
-                    found = [one for row, call in named if (one := _transcript(row, *meetings[call])).segments]
-                    for one in found:
-                        missing.pop(one.external_id, None)
+                    named = [(row, call) for row in rows if (call := id_text(row.get("callId"))) in missing]
+                    found = [one for row, call in named if (one := transcript(row, *meetings[call])).segments]
+                    missing = [call for call in missing if call not in {one.external_id for one in found}]
                     yield Page(records=found, resolved=[one.external_id for one in found])
-        except Rejected as error:
-            if len(missing) > 1:  # it may refuse a single id: halve until that one is alone
-                left = list(missing)
-                batches.extend((left[: len(left) // 2], left[len(left) // 2 :]))
+        except (Rejected, Transient) as error:
+            if len(missing) > 1:  # it may be a single one: smaller parts, at once, until that one is alone
+                batches.extendleft(reversed(_parts(missing, -(-len(missing) // _PARTS))))
                 continue
-            missing = dict.fromkeys(missing, error.message)
-        yield Page(pending=[Pending(call, why) for call, why in missing.items()])
+            failed = failed + 1 if isinstance(error, Transient) else 0
+            yield Page(pending=[Pending(call, error.message) for call in missing])
+            if failed == _DOWN:
+                raise
+            continue
+        failed = 0
+        yield Page(pending=[Pending(call, "transcript not ready") for call in missing])
+
+
+def _parts(calls: list[str], size: int) -> list[list[str]]:
+    return [calls[at : at + size] for at in range(0, len(calls), size)]
 
 
 async def _check(api: _Api) -> Report:
@@ -261,76 +272,14 @@ async def _check(api: _Api) -> Report:
             facts.append(f"{path}: {int(total or len(seen[path]))}{' in the last 24 hours' if body else ''}")
         except (AuthError, Misconfigured, Rejected) as error:
             problems.append((f"{path}: {error.message}", error.hint or "the request itself was refused"))
-    spaces = {_id(row.get("id")): _text(row.get("name")) or "unnamed" for row in seen.get("workspaces", ())}
+    spaces = {id_text(row.get("id")): text(row.get("name")) or "unnamed" for row in seen.get("workspaces", ())}
     facts += [f"workspace {space}: {name}" for space, name in spaces.items()]
     if seen.get("users") == []:
         problems.append(("no user is visible", "widen the access; check that base_url is the account's host"))
     unseen = set(api.link.settings.get("workspace_ids") or ()).difference(spaces) if "workspaces" in seen else ()
     problems += [(f"workspace {one} is not visible", "correct workspace_ids or widen the access") for one in unseen]
-    emails = [email for row in seen.get("users", ()) if (email := _person(row).email) and "@" in email]
+    emails = [email for row in seen.get("users", ()) if (email := person(row).email) and "@" in email]
     return Report(f"Gong, {emails[0].rpartition('@')[2] if emails else 'company unknown'}", facts, problems)
-
-
-def _person(row: Mapping[str, Any]) -> Person:
-    name = " ".join(filter(None, (_text(row.get("firstName")), _text(row.get("lastName")))))
-    email = _text(row.get("emailAddress"))
-    return Person(external_id=_id(row.get("id")) or "", raw=row, name=name or None, email=email)
-
-
-def _meeting(call: Mapping[str, Any]) -> Meeting:
-    meta, content = _dig(call, "metaData"), _dig(call, "content")
-    started_at, duration_s = _moment(_dig(meta, "started")), _number(_dig(meta, "duration"))
-    parties = [_party(one) for one in _dicts(call.get("parties"))]
-    host, private = _id(_dig(meta, "primaryUserId")), _dig(meta, "isPrivate")
-    names = {one["user_id"] or "": one["name"] or one["email"] for one in parties}
-    return Meeting(
-        external_id=_id(_dig(meta, "id")) or "",
-        raw=call,
-        title=_text(_dig(meta, "title")),
-        started_at=started_at,
-        ended_at=started_at + timedelta(seconds=duration_s) if started_at and duration_s is not None else None,
-        duration_s=duration_s,
-        host=(names.get(host) or host) if host else None,
-        participants=parties,
-        url=_text(_dig(meta, "url")),
-        summary=_text(_dig(content, "brief")),
-        action_items=[{"text": text} for text in _next_steps(content) if text],
-        is_private=private if isinstance(private, bool) else None,
-    )
-
-
-def _party(one: Mapping[str, Any]) -> dict[str, str | None]:
-    texts = {"name": _text(one.get("name")), "email": _text(one.get("emailAddress"))}
-    ids = {"speaker_id": _id(one.get("speakerId")), "user_id": _id(one.get("userId"))}
-    return {**texts, "affiliation": _text(one.get("affiliation")), **ids}
-
-
-def _next_steps(content: object) -> Iterator[str | None]:
-    """From the highlights, and from the points of interest that older accounts may still answer."""
-    for section in _dicts(_dig(content, "highlights")):
-        if (_text(section.get("title")) or "").strip().casefold() == "next steps":
-            yield from (_text(item.get("text")) for item in _dicts(section.get("items")))
-    for item in _dicts(_dig(content, "pointsOfInterest", "actionItems")):
-        yield _text(item.get("snippet"))
-
-
-def _transcript(row: Mapping[str, Any], parties: object = None, meta: object = None) -> Transcript:
-    """``parties`` and ``metaData`` of the call's meeting name its speakers and its language."""
-    people = [_party(one) for one in _dicts(parties)]
-    names = {one["speaker_id"] or "": one["name"] or one["email"] for one in people}
-    segments, lines = list[dict[str, Any]](), list[str]()
-    for monologue in _dicts(row.get("transcript")):
-        speaker_id = _id(monologue.get("speakerId"))
-        who = {"speaker": names.get(speaker_id) if speaker_id else None, "speaker_id": speaker_id}
-        said = [one for one in _dicts(monologue.get("sentences")) if _text(one.get("text"))]
-        for one in said:
-            start_ms, end_ms = _number(one.get("start")), _number(one.get("end"))
-            times = {"start_s": start_ms and start_ms / 1000, "end_s": end_ms and end_ms / 1000}
-            segments.append({**who, **times, "text": one["text"]})
-        if said:
-            lines.append(f"{who['speaker'] or 'Unknown speaker'}: {' '.join(one['text'] for one in said)}")
-    call, language = _id(row.get("callId")) or "", _text(_dig(meta, "language"))
-    return Transcript(external_id=call, raw=row, language=language, segments=segments, text="\n".join(lines))
 
 
 def _slices(cursor: datetime | None, now: datetime, lookback: timedelta) -> Iterator[tuple[datetime, datetime]]:
@@ -340,41 +289,6 @@ def _slices(cursor: datetime | None, now: datetime, lookback: timedelta) -> Iter
     while start < end:
         yield start, (until := min(start + _SLICE, end))
         start = until
-
-
-def _dig(value: object, *path: str) -> Any:
-    """The member at ``path``; None where anything on the way is absent or no object."""
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _id(value: object) -> str | None:
-    """An id as text. A JSON integer is one too; a float has lost digits and is none."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
-
-
-def _number(value: object) -> float | None:
-    """A number from 0 on that a time can be reckoned with; None for anything else."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e10 else None
-
-
-def _moment(value: object) -> datetime | None:
-    """Any offset and number of fractional digits, as UTC; without an offset it is taken as UTC. Senseless is None."""
-    try:
-        at = datetime.fromisoformat(_text(value) or "")
-        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
-    return at if 1970 <= at.year < 3000 else None
 
 
 def _iso(at: datetime) -> str:
@@ -392,7 +306,7 @@ SOURCE = Source(
         frozenset({"access_token", "refresh_token", "client_id", "client_secret"}),
     ),
     settings={
-        "workspace_ids": Setting(lambda ids: isinstance(ids, list) and all(map(_text, ids)), "a list of ids as text"),
+        "workspace_ids": Setting(lambda ids: isinstance(ids, list) and all(map(text, ids)), "a list of ids as text"),
         "skip_private": Setting(lambda value: isinstance(value, bool), "true or false"),
     },
     check=_check,

@@ -51,12 +51,16 @@ _OUTSIDE = {"not_in_channel", "channel_not_found"}
 
 @dataclass
 class _Api:
-    """Calls to one workspace. ``channels``: what the conversations stream found for messages. ``scopes``: once told."""
+    """Calls to one workspace. ``channels``: what the conversations stream found for messages. ``scopes``: once told.
+
+    ``closed``: channel → what a person must put right before it can be read; told when the others are read.
+    """
 
     link: Link
     client: AsyncWebClient
     channels: list[str] = field(default_factory=list)
     scopes: list[str] = field(default_factory=list)
+    closed: dict[str, Misconfigured] = field(default_factory=dict)
 
     async def call(self, method: str, verb: str = "GET", **arguments: Any) -> Json:
         """One answered call. Raises `SourceError`."""
@@ -97,7 +101,8 @@ class _Api:
         renewed = {key: answer[key] for key in ("access_token", "refresh_token") if text(answer, key)}
         if "access_token" not in renewed:
             raise Transient(f"{method}: no access_token in the answer")
-        ends = self.link.now() + timedelta(seconds=life) if isinstance(life := answer.get("expires_in"), int) else None
+        life = answer.get("expires_in")
+        ends = self.link.now() + timedelta(seconds=min(max(life, 0), 10**9)) if isinstance(life, int) else None
         return {**renewed, "expires_at": ends and f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
 
 
@@ -165,7 +170,8 @@ async def _conversations(api: _Api, since: Since) -> AsyncIterator[Page]:
         api.channels += [one.external_id for one in page.records]
         yield page
     known = {"at": since.now.isoformat(), "selected": [wanted, join], "channels": sorted(set(api.channels))}
-    yield Page(cursor=json.dumps(known), resolved=stale)
+    # Without a cursor what is closed is asked for in the next cycle again: told once only, it would look mended.
+    yield Page(cursor=None if api.closed else json.dumps(known), resolved=stale)
 
 
 async def _everywhere(api: _Api) -> AsyncIterator[Page]:
@@ -186,24 +192,36 @@ async def _selected(api: _Api, wanted: Iterable[str], join: bool) -> AsyncIterat
     for channel in wanted:
         try:
             answer = await api.call("conversations.info", channel=channel)
-            found = _conversation({"id": channel} | dict(*objects([answer.get("channel")])))
-            if join and not found.is_private and not found.is_archived and found.raw.get("is_member") is False:
-                await api.call("conversations.join", "POST", channel=channel)
-            yield Page(records=[found], resolved=[channel])
-        except Rejected as error:
+        except (Rejected, Misconfigured) as error:
+            if isinstance(error, Misconfigured):  # a scope for this kind of conversation: the others may be open
+                api.closed[channel] = error
             yield Page(pending=[Pending(channel, error.message)])
+            continue
+        found = _conversation(dict(*objects([answer.get("channel")])) | {"id": channel})
+        yield Page(records=[found], resolved=[channel])
+        if join and not found.is_private and not found.is_archived and found.raw.get("is_member") is False:
+            await _join(api, channel)
+
+
+async def _join(api: _Api, channel: str) -> None:
+    """One that cannot be joined may be readable all the same, by a person's token: its history will tell."""
+    try:
+        await api.call("conversations.join", "POST", channel=channel)
+    except Misconfigured as error:
+        api.closed[channel] = error
+    except Rejected:
+        pass
 
 
 async def _messages(api: _Api, since: Since) -> AsyncIterator[Page]:
     """The window of each conversation, the one read longest ago first. Partition: its id; cursor: read until then."""
     for item in since.backlog:
         channel, _, parent = item.external_id.partition(":")
-        if channel not in api.channels:
+        if channel not in api.channels and channel not in api.closed:
             yield Page(resolved=[item.external_id])
-        elif parent:
+        elif parent and channel in api.channels:
             async for page in _thread(api, channel, parent, [], Page(resolved=[item.external_id])):
                 yield page
-    refused: Misconfigured | None = None
     for channel in sorted(set(api.channels), key=lambda channel: (since.cursors.get(channel, ""), channel)):
         try:
             async for page in _channel(api, since, channel):
@@ -211,9 +229,9 @@ async def _messages(api: _Api, since: Since) -> AsyncIterator[Page]:
         except Rejected as error:
             yield Page(pending=[Pending(channel, error.message)])
         except Misconfigured as error:  # a scope for this kind of conversation: read the others, then call a person
-            refused = refused or error
-    if refused:
-        raise refused
+            api.closed.setdefault(channel, error)
+    for closed in api.closed.values():
+        raise closed
 
 
 async def _channel(api: _Api, since: Since, channel: str) -> AsyncIterator[Page]:
@@ -238,13 +256,16 @@ async def _channel(api: _Api, since: Since, channel: str) -> AsyncIterator[Page]
 async def _changed_threads(since: Since, channel: str, messages: Iterable[Json]) -> list[Json]:
     """The parents among ``messages`` whose replies may differ from what is stored."""
     replied = [raw for raw in messages if raw.get("reply_count") or raw.get("thread_ts") == raw["ts"]]
-    # A tombstone is not stored: there the proof is the latest reply, which Slack gives last.
+    # A tombstone is not stored: there the proof is the latest reply, which is stored last. A broadcast proves nothing:
+    # history gives it, its thread unread. Then the thread is read in each cycle, a call for each such tombstone.
     proofs = [f"{channel}:{raw.get('latest_reply') if _is_gone(raw) else raw['ts']}" for raw in replied]
-    held = await since.stored(Message, proofs, "reply_count", "latest_reply") if proofs else {}
+    held = await since.stored(Message, proofs, "reply_count", "latest_reply", "subtype") if proofs else {}
     changed = []
     for raw, proof in zip(replied, proofs, strict=True):
-        counters = held.get(proof, (None, None))
-        same = proof in held if _is_gone(raw) else counters == (raw.get("reply_count"), raw.get("latest_reply"))
+        *counters, subtype = held.get(proof, (None, None, None))
+        same = counters == [raw.get("reply_count"), raw.get("latest_reply")]
+        if _is_gone(raw):
+            same = proof in held and subtype != "thread_broadcast"
         if (raw.get("reply_count") or counters[0]) and (since.sweep or not same):
             changed.append(raw)
     return changed
@@ -255,16 +276,21 @@ async def _thread(
 ) -> AsyncIterator[Page]:
     """A thread's replies, the last page with ``parent`` and ``end``. One that is refused waits in the backlog.
 
-    ``seen``: the window in which history gave the broadcast replies already.
+    ``seen``: the window in which history gave the broadcast replies already. The parent and its latest reply prove
+    that the thread was read: they come last, in whatever order Slack gives the pages.
     """
+    proofs, held = {text(raw, "latest_reply") for raw in parent}, dict[str, Json]()
     try:
         async for messages, last in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
             replies = [raw for raw in messages if raw["ts"] != ts]  # its copy of the parent is not history's
             replies = [raw for raw in replies if not _is_broadcast(raw) or not seen[0] <= raw["ts"] <= seen[1]]
-            yield _page(channel, [*replies, *parent], end) if last else _page(channel, replies, Page())
+            held |= {raw["ts"]: raw for raw in replies if raw["ts"] in proofs}
+            replies = [raw for raw in replies if raw["ts"] not in proofs]
+            yield _page(channel, [*replies, *held.values(), *parent], end) if last else _page(channel, replies, Page())
     except Rejected as error:
         gone = "thread_not_found" in error.message  # since history was read
-        yield _page(channel, parent, end if gone else Page(pending=[Pending(f"{channel}:{ts}", error.message)]))
+        end = end if gone else Page(pending=[Pending(f"{channel}:{ts}", error.message)])
+        yield _page(channel, [*held.values(), *parent], end)
 
 
 def _is_gone(raw: Json) -> bool:
@@ -336,7 +362,9 @@ async def check(api: _Api) -> Report:
         async for page in _everywhere(api) if wanted == "*" else _selected(api, wanted, join=False):
             outside = [one for one in page.records if one.raw.get("is_member") is False and "bot_id" in who]
             problems += [(f"{one.external_id}: the app is not a member", invite) for one in outside]
-            problems += [(f"{one.external_id}: {one.reason}", invite) for one in page.pending]
+            for one in page.pending:
+                closed = api.closed.get(one.external_id)
+                problems.append((f"{one.external_id}: {one.reason}", closed.hint if closed else invite))
             seen += len(page.records)
     except Misconfigured as error:
         problems.append((error.message, error.hint))

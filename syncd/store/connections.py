@@ -46,6 +46,7 @@ class Connection:
     last_error_at: datetime | None
     last_sweep_at: datetime | None
     status_since: datetime | None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,8 @@ class Cycles:
             "limited_until": verdict.limited_until,
             "updated_at": now,
         }
-        if verdict.connection_status != connection.status:
+        failing = (connection.failures > 0, verdict.failures > 0)
+        if verdict.connection_status != connection.status or failing[0] != failing[1]:
             values["status_since"] = now
         if verdict.run_status == SUCCEEDED:
             values |= {"last_success_at": now, "last_error": None, "last_error_kind": None, "last_error_at": None}

@@ -206,6 +206,33 @@ class TestRecordings:
 
 
 class TestAccess:
+    @pytest.mark.parametrize(
+        ("held", "form", "status"),
+        [
+            ("key", "X-Api-Key: {}", 200),
+            ("key", "Authorization: Bearer {}", 401),
+            ("key", "Authorization: {}", 401),
+            ("access_token", "Authorization: Bearer {}", 200),
+            ("access_token", "Authorization: {}", 401),
+            ("access_token", "Authorization: Basic {}", 401),
+            ("access_token", "X-Api-Key: {}", 401),
+        ],
+    )
+    async def test_a_key_and_a_token_have_each_their_own_header(self, caller, held, form, status):
+        call = await caller()
+        name, _, value = form.format((call.oauth | {"key": call.box.fathom.key("acme")})[held]).partition(": ")
+        assert (await call.client.get("/teams", headers={name: value})).status_code == status
+
+    async def test_a_401_has_the_headers_of_the_limit(self, caller):
+        headers = (await (await caller()).client.get("/teams")).headers
+        assert {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"} <= set(headers)
+
+    async def test_the_address_that_the_sdks_post_to_gives_tokens_too(self, caller):
+        call = await caller()
+        form = {"grant_type": "refresh_token", **call.oauth}
+        url = f"{call.box.base}/fathom/video/external/v1/oauth2/token"
+        assert "access_token" in (await call.client.post(url, data=form)).json()
+
     async def test_a_wrong_key_is_401(self, caller):
         call = await caller()
         assert (await call.client.get("/meetings", headers={"X-Api-Key": "no"})).status_code == 401

@@ -74,6 +74,12 @@ def reason(body):
 # ---- who may ask
 
 
+@pytest.mark.parametrize("scheme", ["", "Basic ", "Bearer"])
+async def test_a_token_counts_only_as_a_bearer_token(client, scheme):
+    c = await client()
+    assert (await c("profile", headers={"Authorization": scheme + c.token}))[0] == 401
+
+
 async def test_without_a_good_token_the_answer_is_401_with_a_challenge(client):
     c = await client()
     c.token = "ya29.unknown"

@@ -283,3 +283,10 @@ async def test_the_last_day_has_a_good_share_of_talk_and_of_oddities(desk: Any) 
     assert any(one.get("edited") for one in recent)
     assert any(one.get("reactions") for one in recent)
     assert {room.plan.kind for room in rooms} == {"public", "private", "im", "mpim"}
+
+
+@pytest.mark.parametrize(("form", "error"), [("Bearer {}", None), ("{}", "not_authed"), ("Basic {}", "not_authed")])
+async def test_a_token_is_taken_only_with_its_scheme(desk: Any, form: str, error: str | None) -> None:
+    d = await desk()
+    headers = {"Authorization": form.format(d.install.token)}
+    assert (await d.plain("GET", "auth.test", headers=headers))[1].get("error") == error

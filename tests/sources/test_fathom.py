@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from syncd import tables
-from syncd.sandbox.faults import Fault
 from syncd.sandbox.world import Options
-from syncd.sources.fathom import SOURCE, _meeting, _transcript
+from syncd.sources.fathom import SOURCE
+from syncd.sources.fathom_meetings import meeting as _meeting
+from syncd.sources.fathom_meetings import moment
+from syncd.sources.fathom_meetings import transcript as _transcript
 
 MEETING: dict[str, Any] = {
     "title": "Initech kickoff",
@@ -74,29 +71,6 @@ def truth(r, workspace: str = "acme", **back: float) -> dict[str, list[str]]:
     return dict(r.box.fathom.truth(workspace, world.clock.now() - timedelta(**back or {"hours": 24})))
 
 
-@pytest_asyncio.fixture
-async def scripted():
-    """A vendor of a few lines: path → what it answers; `asked` keeps the queries."""
-    async with AsyncExitStack() as stack:
-
-        async def start(answer) -> SimpleNamespace:
-            asked: list[dict[str, str]] = []
-
-            async def handler(request: web.Request) -> web.Response:
-                asked.append(dict(request.query))
-                found = answer(request)
-                return found if isinstance(found, web.Response) else web.json_response(found)
-
-            app = web.Application()
-            app.router.add_route("*", "/{path:.*}", handler)
-            server = TestServer(app)
-            await server.start_server()
-            stack.push_async_callback(server.close)
-            return SimpleNamespace(base=str(server.make_url("/v1")), asked=asked)
-
-        yield start
-
-
 class TestMeeting:
     def test_columns(self):
         one = meeting()
@@ -152,6 +126,15 @@ class TestMeeting:
     @pytest.mark.parametrize("name", MEETING)
     def test_no_field_of_a_wrong_form_is_fatal(self, name, odd):
         assert meeting(**{name: odd}).raw[name] == odd
+
+    @pytest.mark.parametrize("odd", ["cut \ud83d", 10**30], ids=["lone surrogate", "huge integer"])
+    def test_an_action_item_that_orjson_does_not_write_is_compared_all_the_same(self, odd):
+        items = [{"description": odd}, {"description": "b"}]
+        assert meeting(action_items=items).stable == meeting(action_items=items[::-1]).stable
+
+    @pytest.mark.parametrize("year", ["0001", "1969", "3000", "9999"])
+    def test_a_time_that_no_meeting_has_is_none(self, year):
+        assert moment(f"{year}-01-01T00:00:00Z") is None
 
     def test_an_empty_meeting_is_a_meeting(self):
         assert _meeting("1", {}).title is None
@@ -268,98 +251,6 @@ class TestReading:
         r = await reader("fathom", settings={"teams": ["Customers"]}, lookback="20d")
         await r.run()
         assert 0 < len(await r.rows("meetings")) < len(truth(r, days=20)["meetings"])
-
-
-class TestFailing:
-    async def test_a_refused_key_waits_for_a_person(self, reader):
-        r = await reader("fathom")
-        r.box.fathom.act("acme", "revoke", {})
-        [failure] = (await r.run())["failures"]
-        assert failure["kind"] == "auth"
-        assert "make a new one" in failure["hint"]
-        assert (await r.connection())["status"] == "needs_reauth"
-
-    async def test_a_refused_refresh_token_waits_for_a_person(self, reader):
-        r = await reader("fathom", workspace="northwind")
-        r.box.fathom.act("northwind", "revoke", {})
-        [failure] = (await r.run())["failures"]
-        assert (failure["kind"], "invalid_grant" in failure["error"]) == ("auth", True)
-
-    async def test_an_expired_token_is_refreshed_once_and_the_new_pair_is_kept(self, reader):
-        r = await reader("fathom", workspace="northwind")
-        for _ in range(2):  # the second time with the refresh token that the first one brought
-            r.box.world.clock.advance(timedelta(hours=2))
-            assert (await r.run())["failures"] == []
-        assert r.box.world.counts["fathom", "oauth2/token"] == 2
-
-    async def test_a_bare_429_defers_the_run(self, reader):
-        r = await reader("fathom")
-        r.box.world.faults.rules.append(Fault("429-bare", vendor="fathom"))
-        assert (await r.run())["deferred_workspaces"] == 1
-
-    @pytest.mark.parametrize("kind", ["500", "502", "200-html", "200-empty", "truncated", "reset"])
-    async def test_a_fault_in_mid_listing_loses_nothing(self, reader, sandbox, kind):
-        box = await sandbox(Options(workspaces=1, limits=False, page_size=2))
-        r = await reader("fathom", box=box)
-        box.world.faults.rules.append(Fault(kind, vendor="fathom", skip=1, times=1))
-        [failure] = (await r.run())["failures"]
-        assert failure["kind"] == "transient"
-        assert await r.rows("cursors") == []
-        await r.run()
-        assert await held(r) == truth(r)
-
-    async def test_one_unreadable_recording_does_not_stop_the_others(self, reader, scripted):
-        def answer(request: web.Request) -> object:
-            if request.path.endswith("meetings"):
-                ids = [{"recording_id": n, "created_at": None} for n in (1, 2)]
-                return {"limit": 10, "items": ids}  # without created_at a key, too, asks one by one
-            if "/1/" in request.path:
-                return web.json_response({"message": "broken"}, status=422)
-            if request.path.endswith("summary"):
-                return {"summary": {"markdown_formatted": "ok"}}
-            return {"transcript": [{"text": "hi"}]}
-
-        r = await reader("fathom", box=(box := await scripted(answer)), base_url=box.base, credentials={"api_key": "k"})
-        await r.run()
-        assert [row["reason"] for row in await r.backlog()] == ["recordings/transcript: HTTP 422 broken"]
-        assert [row["external_id"] for row in await r.rows("transcripts")] == ["2"]
-
-    async def test_a_refused_page_token_starts_the_window_again_once(self, reader, scripted):
-        refused: list[str] = []
-
-        def answer(request: web.Request) -> object:
-            token = request.query.get("cursor")
-            if "include_transcript" in request.query:
-                return {"items": []}
-            if token and not refused:
-                refused.append(token)
-                return web.Response(status=400)
-            return {"next_cursor": None if token else "t", "items": [{"recording_id": 2 if token else 1}, {}, None]}
-
-        r = await reader("fathom", box=(box := await scripted(answer)), base_url=box.base, credentials={"api_key": "k"})
-        await r.run()
-        assert [query.get("cursor") for query in box.asked[:4]] == [None, "t", None, "t"]
-        assert [row["external_id"] for row in await r.rows("meetings")] == ["1", "2"]
-
-    @pytest.mark.parametrize("body", [{"items": [], "next_cursor": "t"}, {"items": None}, {}, {"items": {}}], ids=str)
-    async def test_a_listing_without_an_end_is_not_taken_for_read(self, reader, scripted, body):
-        r = await reader(
-            "fathom", box=(box := await scripted(lambda _: body)), base_url=box.base, credentials={"api_key": "k"}
-        )
-        [failure] = (await r.run())["failures"]
-        assert failure["kind"] == "transient"
-        assert await r.rows("cursors") == []
-
-    async def test_a_404_for_the_listing_is_a_wrong_address(self, reader, scripted):
-        box = await scripted(lambda _: web.Response(status=404))
-        r = await reader("fathom", box=box, base_url=box.base, credentials={"api_key": "k"})
-        [failure] = (await r.run())["failures"]
-        assert (failure["kind"], "base_url" in failure["hint"]) == ("misconfigured", True)
-
-    async def test_a_key_that_cannot_be_sent_is_no_defect(self, reader):
-        r = await reader("fathom", credentials={"api_key": "k—y"})
-        [failure] = (await r.run())["failures"]
-        assert failure["kind"] == "auth"
 
 
 async def check(r):

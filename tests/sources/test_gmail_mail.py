@@ -123,6 +123,27 @@ def test_a_charset_may_be_a_lie_or_unknown(content, charset, text):
     assert read(part).text == text
 
 
+@pytest.mark.parametrize(
+    ("charset", "meant", "text"),
+    [
+        ("gb2312", "gbk", "朱镕基①"),
+        ("x-gbk", "gbk", "朱镕基"),
+        ("gbk", "gb18030", "朱镕基€"),
+        ("Shift_JIS", "cp932", "①髙"),
+        ("x-sjis", "cp932", "見積り"),
+        ("euc-kr", "cp949", "똠방각하"),
+        ("ks_c_5601-1987", "cp949", "똠방각하"),
+        ("iso-8859-8-i", "iso-8859-8", "שלום"),
+        ("iso-8859-6-e", "iso-8859-6", "سلام"),
+        ("windows-874", "cp874", "สวัสดี"),
+        ("x-mac-cyrillic", "mac_cyrillic", "Привет"),
+    ],
+)
+def test_a_charset_is_read_as_browsers_read_it(charset, meant, text):
+    part = leaf("text/plain", text.encode(meant), **headers(Content_Type=f"text/plain; charset={charset}"))
+    assert read(part).text == text
+
+
 @pytest.mark.parametrize("data", ["aGVsbG8_", "aGVsbG8_==", "aGVs\r\nbG8_", "aGVsbG8/", "aGVs*bG8_=", "aGVsbG8_a"])
 def test_base64_of_any_style_is_read(data):
     assert read({"mimeType": "text/plain", "body": {"data": data}}).text == "hello?"
@@ -134,10 +155,18 @@ def test_text_that_came_as_a_handle_is_asked_for_and_used():
     assert read(part, {"0": b64(b"long")}).text == "long"
 
 
-def test_a_text_too_long_to_fetch_leaves_the_snippet():
+def test_a_text_of_any_length_is_asked_for():
     part = {"partId": "0", "mimeType": "text/plain", "body": {"attachmentId": "h", "size": 9_000_000}}
-    assert long_texts({"id": "m", "payload": part}) == {}
-    assert read(part, snippet="Tom &amp; Ana&#39;s").text == "Tom & Ana's"
+    assert long_texts({"id": "m", "payload": part}) == {"0": "h"}
+
+
+def test_a_message_without_its_fetched_text_is_another_one_than_with_it():
+    part = {"partId": "0", "mimeType": "text/plain", "body": {"attachmentId": "h", "size": 20}}
+    assert read(part, {"0": ""}).stable != read(part, {"0": b64(b"long")}).stable
+
+
+def test_a_mail_without_text_shows_its_snippet():
+    assert read(file("a.pdf"), snippet="Tom &amp; Ana&#39;s").text == "Tom & Ana's"
 
 
 # ---- HTML
@@ -200,6 +229,44 @@ def test_addresses_are_read_with_names_in_any_alphabet():
         ("to", None, "bo@x.example"),
         ("reply_to", "Help", "help@x.example"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("john@acme.example <john@acme.example>", [("john@acme.example", "john@acme.example")]),
+        ("ceo@acme.example <x@evil.example>", [("ceo@acme.example", "x@evil.example")]),
+        ('"<ceo@acme.example>" <x@evil.example>', [("<ceo@acme.example>", "x@evil.example")]),
+        ("bob@x.example via Foo <noreply@foo.example>", [("bob@x.example via Foo", "noreply@foo.example")]),
+        ("Doe, John <j@x.example>", [("Doe, John", "j@x.example")]),
+        ("Müller, Hans (Sales, EU) <h@x.example>", [("Müller, Hans (Sales, EU)", "h@x.example")]),
+        ('a@b.example, "Ruiz \\"R\\", Ana" <r@x.example>', [(None, "a@b.example"), ('Ruiz "R", Ana', "r@x.example")]),
+        ("Bob [x] <b@x>", [("Bob [x]", "b@x")]),
+        ("Jo (she/her <j@x.example>", [("Jo (she/her", "j@x.example")]),
+        ("Acme :) Team <a@b.example>", [("Acme :) Team", "a@b.example")]),
+        ('5" Pipes <p@x.example>, Al <al@x.example>', [("5 Pipes", "p@x.example"), ("Al", "al@x.example")]),
+        ("Jo <j@x.example", [("Jo", "j@x.example")]),
+        ("<b@x.example> (Bob)", [("Bob", "b@x.example")]),
+        ("b@x.example (Bob)", [("Bob", "b@x.example")]),
+        ("Bob <>, Al <nobody>, c@d.example", [(None, "c@d.example")]),
+        ("a@b.example; c@d.example", [(None, "a@b.example"), (None, "c@d.example")]),
+        ("Friends: a@b.example, c@d.example;", [(None, "a@b.example"), (None, "c@d.example")]),
+        ("undisclosed-recipients:;", []),
+        ("=?utf-8?q?M=C3=BCller=2C_Hans?= <h@x.example>", [("Müller, Hans", "h@x.example")]),
+    ],
+)
+def test_addresses_are_read_as_mail_programs_write_them(value, found):
+    made = read(leaf("text/plain", "x") | headers(To=value))
+    assert [(one["name"], one["email"]) for one in made.recipients] == found
+
+
+@pytest.mark.parametrize(
+    "value", ['"' + '\\"' * 100_000, "(" * 100_000 + "@", "<" * 100_000, "<," * 50_000, '"<">' * 50_000]
+)
+def test_a_hostile_header_costs_little(value):
+    began = time.process_time()
+    read(leaf("text/plain", "x") | headers(From=value))
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(

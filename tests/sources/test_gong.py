@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -12,7 +13,7 @@ from syncd.http import Answer, Link
 from syncd.limits import Buckets
 from syncd.sandbox.faults import Fault
 from syncd.sandbox.world import Options
-from syncd.source import Since, Waiting
+from syncd.source import Page, Since, Waiting
 from syncd.sources import gong
 
 
@@ -182,6 +183,23 @@ async def test_an_expired_access_token_is_renewed_once_and_saved(read):
     assert _calls(r.box, "oauth2/generate-customer-token") == 1
 
 
+async def test_a_token_refused_in_mid_listing_is_renewed_once_and_nothing_is_lost(read, sandbox):
+    box = await sandbox(Options(workspaces=2, limits=False, page_size=2))
+    box.world.faults.rules.append(Fault("401", "gong", "calls/extensive", skip=1, times=1))
+    r = await read(box=box, workspace="northwind")
+    assert (await r.run())["failures"] == []
+    held = [row["external_id"] for row in await r.rows("meetings")]
+    assert held == box.gong.truth("northwind", _window(box.world))["meetings"]
+    assert _calls(box, "oauth2/generate-customer-token") == 1
+
+
+async def test_a_redirect_in_mid_run_names_the_other_host(read):
+    r = await read()
+    r.box.world.faults.rules.append(Fault("302", "gong", "calls/extensive", times=1))
+    [failure] = (await r.run())["failures"]
+    assert (failure["kind"], "elsewhere.example" in failure["hint"]) == ("misconfigured", True)
+
+
 async def test_a_spent_refresh_token_asks_for_a_new_connection(read):
     r = await read(workspace="northwind")
     r.box.gong._tenants["northwind"].turn += 1
@@ -272,21 +290,56 @@ async def test_a_listing_longer_than_its_total_ends_the_run():
         await _read(_api(Scripted(*[_listing(*"123456789", cursor=f"c{number}") for number in range(20)])))
 
 
-async def test_a_refused_call_does_not_keep_the_others_waiting():
-    """Two calls together are refused, so each is asked alone: one is read, the other stays in the backlog."""
-    said = [{"speakerId": None, "sentences": [{"start": 0, "end": 9, "text": "Hi."}]}]
-    found = {"records": {}, "callTranscripts": [{"callId": "2", "transcript": said}]}
-    bad = (400, {"errors": ["Bad request"]})
+class Broken(Scripted):
+    """Answers each request for transcripts with ``status`` when one of the ``broken`` calls is asked for."""
+
+    def __init__(self, status: int, broken: Iterable[str]) -> None:
+        super().__init__()
+        self.status, self.broken = status, set(broken)
+
+    async def ask(self, method, url, **request) -> Answer:
+        asked = request["json"]["filter"]["callIds"]
+        self.asked.append(asked)
+        if self.broken.intersection(asked):
+            return Answer(self.status, {}, orjson.dumps({"errors": ["Bad request"]}))
+        said = [{"speakerId": None, "sentences": [{"start": 0, "end": 9, "text": "Hi."}]}]
+        found = [{"callId": one, "transcript": said} for one in asked]
+        return Answer(200, {}, orjson.dumps({"records": {}, "callTranscripts": found}))
+
+
+async def _details(net: Scripted, calls: Iterable[str]) -> AsyncIterator[Page]:
+    """The transcripts' stream when these calls are due."""
     now = datetime(2026, 9, 1, tzinfo=UTC)
 
     async def stored(_, ids, *fields):
         return {one: (None,) * len(fields) for one in ids}
 
-    backlog = [Waiting(one, "", 0, now) for one in ("1", "2")]
-    since = Since(now=now, lookback=timedelta(days=1), backlog=backlog, stored=stored)
-    pages = [page async for page in gong._transcripts(_api(Scripted(bad, bad, (200, found))), since)]
-    assert [one.external_id for page in pages for one in page.pending] == ["1"]
-    assert [one for page in pages for one in page.resolved] == ["2"]
+    since = Since(
+        now=now, lookback=timedelta(days=1), backlog=[Waiting(one, "", 0, now) for one in calls], stored=stored
+    )
+    async for page in gong._transcripts(_api(net), since):
+        yield page
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_a_call_that_always_fails_does_not_keep_the_others_waiting(status):
+    """Calls together fail, so each is asked alone: the good ones are read, the bad ones stay in the backlog."""
+    pages = [page async for page in _details(Broken(status, "15"), "123456")]
+    assert [one.external_id for page in pages for one in page.pending] == ["1", "5"]
+    assert [one for page in pages for one in page.resolved] == ["2", "3", "4", "6"]
+
+
+async def test_one_bad_call_among_many_is_found_in_few_requests():
+    net = Broken(500, ["42"])
+    pages = [page async for page in _details(net, map(str, range(50)))]
+    assert ([one.external_id for page in pages for one in page.pending], len(net.asked)) == (["42"], 1 + 10 + 5)
+
+
+async def test_three_calls_in_a_row_that_fail_in_passing_end_the_run_and_count_as_tried():
+    pages = _details(Broken(500, "123456"), "123456")
+    assert [[one.external_id for one in (await anext(pages)).pending] for _ in range(3)] == [["1"], ["2"], ["3"]]
+    with pytest.raises(Transient):
+        await anext(pages)
 
 
 async def test_check_tells_who_we_are_and_what_is_missing():

@@ -8,7 +8,7 @@ import pytest
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, Rejected, Transient
 from syncd.http import Answer
-from syncd.sources import gong
+from syncd.sources import gong, gong_calls
 
 CALL = {
     "metaData": {
@@ -38,7 +38,7 @@ CALL = {
 
 
 def test_a_call_becomes_a_meeting():
-    meeting = gong._meeting(CALL)
+    meeting = gong_calls.meeting(CALL)
     assert meeting.external_id == "18446744073709551617"
     assert meeting.started_at == datetime(2026, 9, 1, 15, 2, 11, 480_000, tzinfo=UTC)
     assert meeting.ended_at == meeting.started_at + timedelta(seconds=1832)
@@ -64,11 +64,11 @@ def test_a_call_becomes_a_meeting():
     ],
 )
 def test_a_call_of_any_shape_is_mapped_without_an_error(call):
-    assert gong._meeting(call).raw == call
+    assert gong_calls.meeting(call).raw == call
 
 
 def test_without_a_host_among_the_parties_its_id_stands():
-    assert gong._meeting({"metaData": {"id": "1", "primaryUserId": "77"}}).host == "77"
+    assert gong_calls.meeting({"metaData": {"id": "1", "primaryUserId": "77"}}).host == "77"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_without_a_host_among_the_parties_its_id_stands():
     ],
 )
 def test_moments_are_utc_or_none(text, wanted):
-    assert gong._moment(text) == wanted
+    assert gong_calls.moment(text) == wanted
 
 
 def test_a_transcript_names_its_speakers_and_counts_in_seconds():
@@ -97,7 +97,7 @@ def test_a_transcript_names_its_speakers_and_counts_in_seconds():
             {"speakerId": "65", "sentences": None},
         ],
     }  # fmt: skip
-    made = gong._transcript(row, CALL["parties"], CALL["metaData"])
+    made = gong_calls.transcript(row, CALL["parties"], CALL["metaData"])
     assert [(one["speaker"], one["start_s"], one["end_s"], one["text"]) for one in made.segments] == [
         ("Robin Field", 0.46, 2.343, "Hi."), ("Robin Field", 2.5, None, "All well?"), (None, 0, 5.2, "Yes."),
     ]  # fmt: skip
@@ -109,11 +109,11 @@ def test_a_transcript_names_its_speakers_and_counts_in_seconds():
     "transcript", [None, [], {}, "soon", [{}], [{"sentences": []}], [{"sentences": [{"text": 3}]}]]
 )
 def test_a_transcript_without_words_has_no_segments(transcript):
-    assert gong._transcript({"callId": "9", "transcript": transcript}, "no list", ["no object"]).segments == []
+    assert gong_calls.transcript({"callId": "9", "transcript": transcript}, "no list", ["no object"]).segments == []
 
 
 def test_a_person_without_names_is_kept():
-    person = gong._person({"id": 77, "firstName": None, "lastName": [], "emailAddress": ""})
+    person = gong_calls.person({"id": 77, "firstName": None, "lastName": [], "emailAddress": ""})
     assert (person.external_id, person.name, person.email) == ("77", None, None)
 
 

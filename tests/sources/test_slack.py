@@ -89,6 +89,20 @@ async def test_a_deleted_parent_keeps_its_content_and_its_thread_is_still_read(r
     assert (again["added"], again["changed"], again["deleted"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize("page_size", [0, 1])
+async def test_a_broadcast_does_not_hide_the_other_replies_of_a_deleted_parent(
+    reader: Any, sandbox: Any, page_size: int
+) -> None:
+    """History gives it in any case, so that it is held does not prove that the thread was read."""
+    r = await reader("slack", box=await sandbox(Options(workspaces=1, limits=False, page_size=page_size)))
+    new = act(r, "post", text="to be regretted")
+    quiet = act(r, "reply", ts=new["ts"], text="only in the thread")
+    act(r, "reply", ts=new["ts"], text="to everybody", broadcast=True)
+    act(r, "delete", ts=new["ts"])
+    await r.run()
+    assert f"{new['channel']}:{quiet['ts']}" in await live(r, "messages")
+
+
 async def test_an_outage_longer_than_the_lookback_loses_nothing(reader: Any) -> None:
     r = await reader("slack", lookback="1s", overrides={"sweep_lookback": "2s"})
     await r.run()

@@ -1,0 +1,108 @@
+"""Gong's calls, transcripts and users as records, and tolerant looks into its JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from syncd.records import Meeting, Person, Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def person(row: Mapping[str, Any]) -> Person:
+    name = " ".join(filter(None, (text(row.get("firstName")), text(row.get("lastName")))))
+    email = text(row.get("emailAddress"))
+    return Person(external_id=id_text(row.get("id")) or "", raw=row, name=name or None, email=email)
+
+
+def meeting(call: Mapping[str, Any]) -> Meeting:
+    meta, content = dig(call, "metaData"), dig(call, "content")
+    started_at, duration_s = moment(dig(meta, "started")), number(dig(meta, "duration"))
+    parties = [_party(one) for one in dicts(call.get("parties"))]
+    host, private = id_text(dig(meta, "primaryUserId")), dig(meta, "isPrivate")
+    names = {one["user_id"] or "": one["name"] or one["email"] for one in parties}
+    return Meeting(
+        external_id=id_text(dig(meta, "id")) or "",
+        raw=call,
+        title=text(dig(meta, "title")),
+        started_at=started_at,
+        ended_at=started_at + timedelta(seconds=duration_s) if started_at and duration_s is not None else None,
+        duration_s=duration_s,
+        host=(names.get(host) or host) if host else None,
+        participants=parties,
+        url=text(dig(meta, "url")),
+        summary=text(dig(content, "brief")),
+        action_items=[{"text": step} for step in _next_steps(content) if step],
+        is_private=private if isinstance(private, bool) else None,
+    )
+
+
+def _party(one: Mapping[str, Any]) -> dict[str, str | None]:
+    texts = {"name": text(one.get("name")), "email": text(one.get("emailAddress"))}
+    ids = {"speaker_id": id_text(one.get("speakerId")), "user_id": id_text(one.get("userId"))}
+    return {**texts, "affiliation": text(one.get("affiliation")), **ids}
+
+
+def _next_steps(content: object) -> Iterator[str | None]:
+    """From the highlights, and from the points of interest that older accounts may still answer."""
+    for section in dicts(dig(content, "highlights")):
+        if (text(section.get("title")) or "").strip().casefold() == "next steps":
+            yield from (text(item.get("text")) for item in dicts(section.get("items")))
+    for item in dicts(dig(content, "pointsOfInterest", "actionItems")):
+        yield text(item.get("snippet"))
+
+
+def transcript(row: Mapping[str, Any], parties: object = None, meta: object = None) -> Transcript:
+    """``parties`` and ``metaData`` of the call's meeting name its speakers and its language."""
+    people = [_party(one) for one in dicts(parties)]
+    names = {one["speaker_id"] or "": one["name"] or one["email"] for one in people}
+    segments, lines = list[dict[str, Any]](), list[str]()
+    for monologue in dicts(row.get("transcript")):
+        speaker_id = id_text(monologue.get("speakerId"))
+        who = {"speaker": names.get(speaker_id) if speaker_id else None, "speaker_id": speaker_id}
+        said = [one for one in dicts(monologue.get("sentences")) if text(one.get("text"))]
+        for one in said:
+            start_ms, end_ms = number(one.get("start")), number(one.get("end"))
+            times = {"start_s": start_ms and start_ms / 1000, "end_s": end_ms and end_ms / 1000}
+            segments.append({**who, **times, "text": one["text"]})
+        if said:
+            lines.append(f"{who['speaker'] or 'Unknown speaker'}: {' '.join(one['text'] for one in said)}")
+    call, language = id_text(row.get("callId")) or "", text(dig(meta, "language"))
+    return Transcript(external_id=call, raw=row, language=language, segments=segments, text="\n".join(lines))
+
+
+def dig(value: object, *path: str) -> Any:
+    """The member at ``path``; None where anything on the way is absent or no object."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def dicts(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def id_text(value: object) -> str | None:
+    """An id as text. A JSON integer is one too; a float has lost digits and is none."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
+
+
+def number(value: object) -> float | None:
+    """A number from 0 on that a time can be reckoned with; None for anything else."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e10 else None
+
+
+def moment(value: object) -> datetime | None:
+    """Any offset and number of fractional digits, as UTC; without an offset it is taken as UTC. Senseless is None."""
+    try:
+        at = datetime.fromisoformat(text(value) or "")
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return at if 1970 <= at.year < 3000 else None
