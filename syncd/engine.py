@@ -104,8 +104,9 @@ class Engine:
     async def _scheduled(self, name: str, turn: datetime) -> None:
         try:
             await self.cycle(name, trigger="schedule", turn=turn)
-        except Exception as error:  # noqa: BLE001 - a cycle's edge: the next turn tries again
-            log.error("cycle.failed", source=name, error=_words(error))
+        except Exception as error:  # a cycle's edge: the next turn tries again
+            passing = isinstance(error, SQLAlchemyError | OSError)
+            log.error("cycle.failed", source=name, error=_words(error), exc_info=None if passing else error)
 
     async def cycle(
         self,
@@ -119,7 +120,6 @@ class Engine:
         """One pass over the source's connections that are due now; answers its status object.
 
         ``turn``: the scheduled moment it is for; None: asked for by hand, then all active ones are taken, due or not.
-
         Raises what the database raises when it cannot be reached.
         """
         plan, began = self.plans[name], time.monotonic()
@@ -183,10 +183,6 @@ class Engine:
         if late:
             log.warning("drain.cut", cycles=len(late))
             await asyncio.wait(late, timeout=10)
-
-    def stop(self) -> None:
-        """Ask every run to end at its next page boundary, and wait for nothing."""
-        self._draining = True
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

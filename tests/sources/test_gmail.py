@@ -259,7 +259,7 @@ async def test_a_thread_that_gmail_refuses_waits_and_the_others_are_read(served)
     assert status["failed_workspaces"] == 0
     assert ids(await r.rows("messages")) == ["good"]
     assert {row["external_id"]: row["reason"] for row in await r.backlog()} == {
-        "bad": "invalid: Invalid id value",
+        "bad": "threads.get: invalid: Invalid id value",
         "empty": "the thread came without messages",
     }
 
