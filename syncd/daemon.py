@@ -135,7 +135,7 @@ async def open_parts(
 
 
 async def run_once(source: str, *, workspace: str | None = None, sweep: bool = False) -> Any:
-    """One cycle now, with the settings in force; the status object of product.md section 4, a list for ``all``.
+    """One cycle now, with the settings in force; the status object of `syncd run-once --json`, a list for ``all``.
 
     Raises UsageError on an unknown source, bad settings or an unreachable database.
     """

@@ -151,7 +151,7 @@ class SourceSettings(_Model):
 
 
 class SlackSettings(SourceSettings):
-    """Limits by method, of Slack's tiers (contracts: 20, 50 and 100 a minute)."""
+    """Limits by method: Slack's tiers of 20, 50 and 100 a minute."""
 
     vendor_limits = {
         "auth.test": "100/1m",

@@ -1,4 +1,4 @@
-"""The schema of product.md section 6: connections, cursors, cycles, runs, backlog, five record tables, the views."""
+"""The first schema: connections, cursors, cycles, runs, backlog, five record tables, the views."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _JWT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _SCOPES = "https://www.googleapis.com/auth/"
-_PRICES = {  # method → units under the new and the old list (contract §7)
+_PRICES = {  # method → units under the new and the old list (contract)
     "getProfile": (1, 1), "labels.list": (1, 1), "labels.get": (1, 1), "threads.list": (10, 10),
     "threads.get": (40, 10), "messages.list": (5, 5), "messages.get": (20, 5), "messages.attachments.get": (20, 5),
     "history.list": (2, 2), "watch": (100, 100), "stop": (1, 1),
@@ -284,7 +284,7 @@ class Gmail:
         return self._view(mailbox, mailbox.messages[one], form, request)
 
     def _view(self, mailbox: Mailbox, message: dict[str, Any], form: str, request: web.Request) -> dict[str, Any]:
-        """A message in one of the formats (contract §4.4); minimal without snippet, as it was recorded."""
+        """A message in one of the formats (contract); minimal without snippet, as it was recorded."""
         payload = message["payload"]
         view = without_empty({key: value for key, value in message.items() if key != "payload"})
         if form == "minimal":

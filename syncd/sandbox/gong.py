@@ -1,4 +1,4 @@
-"""Gong, emulated: users, workspaces, calls, transcripts and tokens, as the contract's emulator checklist asks.
+"""Gong, emulated: users, workspaces, calls, transcripts and tokens.
 
 Switches (`Options.switches`): ``gong.transcript_not_ready`` = omit|empty|404, ``gong.transcript_first`` = off|on
 (transcripts are listed before their calls), ``gong.visibility`` = all|none (credentials that see nothing),

@@ -58,7 +58,7 @@ def without_empty(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def selected(answer: Mapping[str, Any], fields: str) -> Mapping[str, Any]:
-    """A partial answer (contract §1): names, ``a/b``, ``a(b,c)``, ``*``. Raises `Refusal` for what is no selector."""
+    """A partial answer (contract): names, ``a/b``, ``a(b,c)``, ``*``. Raises `Refusal` for what is no selector."""
     if not fields:
         return answer
     words = re.findall(r"[\w.-]+|\S", fields)

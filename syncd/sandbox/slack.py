@@ -1,4 +1,4 @@
-"""Slack's Web API emulated under ``/slack/api/``: what the checklist of its contract asks for.
+"""Slack's Web API emulated under ``/slack/api/``, as far as syncd and its users need it.
 
 Switches of UNCONFIRMED and rarer behaviour: ``slack.restricted`` on (one call a minute and 15 objects for history and
 replies), ``slack.parent_on_pages`` all|first, ``slack.metadata_absent_at_end`` on, ``slack.short_pages`` on,

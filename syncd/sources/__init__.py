@@ -1,4 +1,8 @@
-"""The registry: a source is one file and one name here."""
+"""The registry: a source is one file and one name here.
+
+Where a source says "contract", it means what its vendor documents or was seen to do and we rely on; where that is not
+known for sure, both ways are handled.
+"""
 
 from syncd.source import Source
 from syncd.sources import fathom, gmail, gong, slack

@@ -318,7 +318,7 @@ async def _read(mailbox: Mailbox, thread_id: str, change: _Change, *, keep: bool
         if mailbox.faults >= _DOWN:
             raise
         return _waits(thread_id, change, error.message, keep=keep)
-    if thread is None and change.added - change.deleted:  # contract §4.7: a new mail may be 404 for some seconds
+    if thread is None and change.added - change.deleted:  # contract: a new mail may be 404 for some seconds
         return _waits(thread_id, change, "announced, but not there yet", keep=keep)
     if thread is None:
         gone = [Deletion(Message, one) for one in sorted(change.messages)]

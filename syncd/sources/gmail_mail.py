@@ -75,7 +75,7 @@ def message(raw: Mapping[str, Any], thread_id: str, texts: Mapping[str, str]) ->
 
 
 def long_texts(raw: Mapping[str, Any]) -> dict[str, str]:
-    """The text parts that came as a handle instead of data (contract §4.5): part id → attachmentId."""
+    """The text parts that came as a handle instead of data (contract): part id → attachmentId."""
     return {
         text(part.get("partId")): handle
         for part in _leaves(obj(raw.get("payload")))

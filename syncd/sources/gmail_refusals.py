@@ -1,4 +1,4 @@
-"""What Gmail and Google's token endpoint refuse, as errors of ours (contract §3, §8). Pure; belongs to `gmail`."""
+"""What Gmail and Google's token endpoint refuse, as errors of ours (contract). Pure; belongs to `gmail`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SCOPE = "https://www.googleapis.com/auth/gmail.readonly"
 
 _SIGN_IN = "sign in again; while the OAuth consent screen is in status Testing, every sign-in ends after 7 days"
-_WAYS_OUT = (  # of what stays refused until a person acts (contract §3, §8)
+_WAYS_OUT = (  # of what stays refused until a person acts (contract)
     ({"insufficientPermissions", "ACCESS_TOKENSCOPE_INSUFFICIENT"}, f"sign in again and grant {SCOPE}"),
     ({"accessNotConfigured", "SERVICE_DISABLED"}, "enable the Gmail API in the Google Cloud project of this client"),
     ({"failedPrecondition", "FAILED_PRECONDITION"}, "this user has no mailbox or is suspended; check the subject"),
@@ -42,7 +42,7 @@ def refused(answer: Answer) -> tuple[list[str], str]:
 
 
 def refusal(answer: Answer, reasons: list[str], said: str, now: datetime) -> SourceError:
-    """What an answer other than 200 means to us (contract §3, §8)."""
+    """What an answer other than 200 means to us (contract)."""
     words = ": ".join([*reasons[:1], said])[:200]
     if answer.status == 429 or {"rateLimitExceeded", "userRateLimitExceeded"} & set(reasons):
         wait = retry_after_s(answer.headers)

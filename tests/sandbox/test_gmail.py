@@ -1,4 +1,4 @@
-"""The emulated Gmail keeps its contract (contracts/gmail.md, checklist §11)."""
+"""The emulated Gmail answers as Gmail does."""
 
 from __future__ import annotations
 
