@@ -120,12 +120,17 @@ async def store(database_url: str, clock: Clock) -> AsyncIterator[Store]:
 
 @pytest_asyncio.fixture
 async def sandbox() -> AsyncIterator[Callable[..., Awaitable[Sandbox]]]:
-    """``await sandbox(Options(…))``: running sandboxes, closed at the end."""
+    """``await sandbox(Options(…))``: running sandboxes, closed at the end.
+
+    Their clock stands still: nothing ripens by itself between one run and the next.
+    """
     from syncd.sandbox.app import Sandbox
+    from syncd.sandbox.world import StandingClock, World
 
     async with AsyncExitStack() as stack:
 
         async def start(options: Options, world: World | None = None) -> Sandbox:
+            world = world or World(options, StandingClock())
             return await stack.enter_async_context(Sandbox(options, world=world))
 
         yield start

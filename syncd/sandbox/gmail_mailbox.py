@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import itertools
 import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class Mailbox:
         self._forgotten = self.counter
         self._service_account: tuple[str, rsa.RSAPublicKey] | None = None
         self.held: set[str] = set()
+        self._handles = itertools.count()
         self._fill()
         self.held = set(self.newest_threads(["INBOX"])[:5])
 
@@ -149,15 +151,15 @@ class Mailbox:
     def thread_history_id(self, thread: str) -> str:
         return str(max(int(self.messages[one]["historyId"]) for one in self.threads[thread]))
 
-    # ---- handles of attachments: another one at any other time
+    # ---- handles of attachments: another one at each get
 
     def handle(self, message: str, part: str) -> str:
         at = self._world.clock.now().timestamp()
-        return base64.urlsafe_b64encode(orjson.dumps([at, message, part])).decode()
+        return base64.urlsafe_b64encode(orjson.dumps([at, message, part, next(self._handles)])).decode()
 
     def opened(self, handle: str) -> tuple[str, str, datetime]:
         """Message, part and birth of a handle. Raises ValueError."""
-        at, message, part = orjson.loads(base64.urlsafe_b64decode(handle))
+        at, message, part, _ = orjson.loads(base64.urlsafe_b64decode(handle))
         return message, part, datetime.fromtimestamp(at, UTC)
 
     # ---- who may read it

@@ -48,13 +48,13 @@ class StandingClock(Clock):
 
     def __init__(self, now: datetime | None = None) -> None:
         super().__init__()
-        self._at = now or datetime.now(UTC)
+        self._at = self._began = now or datetime.now(UTC)
 
     def now(self) -> datetime:
         return self._at
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return time.monotonic() + (self._at - self._began).total_seconds()
 
     def advance(self, by: timedelta) -> None:
         self._at += by

@@ -15,7 +15,7 @@ from syncd import tables
 from syncd.credentials import generate_key
 from syncd.daemon import Parts, open_parts
 from syncd.sandbox.app import Sandbox
-from syncd.sandbox.world import Options
+from syncd.sandbox.world import Options, StandingClock, World
 from syncd.settings import Settings
 from syncd.store import Line
 
@@ -72,7 +72,9 @@ async def reader(tmp_path: Path, empty_sqlite: Path) -> AsyncIterator[MakeReader
             nonlocal made
             made += 1
             if box is None:
-                box = await stack.enter_async_context(Sandbox(Options(workspaces=3, limits=False)))
+                options = Options(workspaces=3, limits=False)
+                world = World(options, StandingClock())  # nothing ripens by itself between two runs
+                box = await stack.enter_async_context(Sandbox(options, world=world))
             limits = type(getattr(Settings().sources, source)).vendor_limits
             mine: dict[str, Any] = {"patience": "0s", "limits": dict.fromkeys(limits, "1000000/1s")}
             if isinstance(box, Sandbox):
