@@ -254,6 +254,8 @@ class LogSettings(_Model):
 class Settings(BaseSettings):
     """All settings in force. `load` is the way to get one."""
 
+    reads_environment: ClassVar[bool] = True
+
     model_config = SettingsConfigDict(
         env_prefix="SYNCD_", env_nested_delimiter="__", extra="forbid", validate_default=True
     )
@@ -276,7 +278,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file, whose content `load` hands in."""
-        return env_settings, init_settings
+        return (env_settings, init_settings) if cls.reads_environment else (init_settings,)
 
     def keys(self) -> list[str]:
         """The Fernet keys, the first seals. Raises UsageError on a file that cannot be read or a key that is none."""

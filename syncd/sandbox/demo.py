@@ -24,8 +24,6 @@ from syncd.store import Line
 from syncd.tasks import all_of
 
 if TYPE_CHECKING:
-    from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
-
     from syncd.daemon import Parts
     from syncd.sandbox.world import Options
 
@@ -88,16 +86,7 @@ async def show(options: Options, keep: Path | None) -> None:
 class _DemoSettings(Settings):
     """Nothing of the environment counts: it may name somebody's real database and real vendors."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    reads_environment = False
 
 
 def _settings(box: Sandbox, file: Path) -> Settings:

@@ -74,10 +74,14 @@ async def test_a_failed_migration_leaves_nothing_behind(tmp_path: Path, monkeypa
 
 
 async def test_many_writers_at_once_all_get_through(database_url: str) -> None:
-    """Read-then-write transactions: on SQLite most would fail "database is locked" without BEGIN IMMEDIATE."""
-    database = Database(database_url)
+    """Several processes read and then write: on SQLite they fail "database is locked" without BEGIN IMMEDIATE.
+
+    Each has a `Database` of its own, as a process has: within one the writer's lock already orders them.
+    """
+    databases = [Database(database_url) for _ in range(10)]
 
     async def write(at: int) -> None:
+        database = databases[at]
         for step in range(5):
             async with database.write() as session:
                 await session.execute(text("SELECT COUNT(*) FROM cursors"))
@@ -90,6 +94,7 @@ async def test_many_writers_at_once_all_get_through(database_url: str) -> None:
                 )
 
     await asyncio.gather(*(write(at) for at in range(10)))
-    async with database.read() as session:
+    async with databases[0].read() as session:
         assert (await session.execute(text("SELECT COUNT(*) FROM cursors"))).scalar_one() == 50
-    await database.close()
+    for database in databases:
+        await database.close()
