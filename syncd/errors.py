@@ -54,13 +54,16 @@ class Transient(SourceError):
 
 
 class RateLimited(SourceError):
-    """The vendor (or our own budget) says later. ``retry_after_s``: seconds from now, None where not told."""
+    """The vendor (or our own budget: ``ours``) says later. ``retry_after_s``: seconds from now, None where not told."""
 
     kind = "rate_limited"
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, hint: str = "", ours: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+        self.ours = ours
 
 
 class AuthError(SourceError):

@@ -39,6 +39,13 @@ class Rate:
             raise ValueError(f"{text!r} is not a rate; write calls per time, such as 50/1m, 3/1s or 10000/1d")
         return cls(int(match[1]), int(match[2] or 1) * _UNITS_S[match[3]])
 
+    def half(self) -> Rate:
+        """What a backfill takes, so that the regular cycles keep the rest.
+
+        Half the units, not twice the time: of two days' 10,000 calls all could go in the first hours, and leave nothing.
+        """
+        return Rate(self.calls // 2, self.per_s) if self.calls > 1 else Rate(1, self.per_s * 2)
+
     def __str__(self) -> str:
         unit, seconds = next(item for item in reversed(_UNITS_S.items()) if self.per_s % item[1] == 0)
         return f"{self.calls}/{int(self.per_s // seconds)}{unit}"
@@ -83,6 +90,10 @@ class Bucket:
             self._drawn.append((now, cost))
         self._used += cost
 
+    def closed_s(self) -> float:
+        """Seconds that the vendor's word keeps it closed."""
+        return max(0.0, self._closed_until - self._clock())
+
     def close(self, seconds: float) -> None:
         """Nothing may be drawn for ``seconds`` from now; never shortens an earlier closing."""
         self._closed_until = max(self._closed_until, self._clock() + seconds)
@@ -118,7 +129,8 @@ class Buckets:
         waited = 0.0
         while wait := max((bucket.wait_s(cost) for bucket, cost in wanted), default=0.0):
             if waited + wait > patience_s:
-                raise RateLimited(f"our budget for {', '.join(draws)} is used up", retry_after_s=wait)
+                ours = wait > max(bucket.closed_s() for bucket, _ in wanted)
+                raise RateLimited(f"our budget for {', '.join(draws)} is used up", retry_after_s=wait, ours=ours)
             waited += wait
             await self._sleep(wait)
         for bucket, cost in wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class Plan:
     options: Mapping[str, Any]
     rates: Mapping[str, Rate]
     next_turn: Callable[[datetime], datetime]
+
+    def halved(self) -> Plan:
+        """The same with half of each limit, for a backfill: the regular cycles keep the other half."""
+        return replace(self, rates={name: rate.half() for name, rate in self.rates.items()})
 
 
 def budget(source: Source, connection_id: int, credentials: Mapping[str, Any]) -> str:

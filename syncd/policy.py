@@ -18,6 +18,7 @@ FIRST_BACKLOG_GAP = timedelta(minutes=10)
 LONGEST_BACKLOG_GAP = timedelta(days=1)
 
 OK, NEEDS_REAUTH, MISCONFIGURED = "ok", "needs_reauth", "misconfigured"
+BACKFILL = "backfill"  # as a cycle's trigger
 RUNNING, SUCCEEDED, DEFERRED, INTERRUPTED, FAILED = "running", "succeeded", "deferred", "interrupted", "failed"
 
 
@@ -27,6 +28,10 @@ class RunTimedOut(Exception):
 
 class Draining(Exception):
     """The daemon is stopping: the run ends at a page boundary."""
+
+
+class GaveWay(Exception):
+    """A backfill gave way to the connection's regular turn: it goes on after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, fa
             return Verdict(SUCCEEDED, OK, next_turn, 0)
         case Draining() | LeaseLost():
             return Verdict(INTERRUPTED, OK, now, failures)
-        case RunTimedOut():
+        case RunTimedOut() | GaveWay():
             return Verdict(DEFERRED, OK, next_turn, 0)
         case RateLimited(retry_after_s=None):
             return Verdict(DEFERRED, OK, next_turn, failures)
@@ -93,6 +98,8 @@ def kind_of(error: BaseException) -> str:
             return "sealed"
         case RunTimedOut():
             return "run_timeout"
+        case GaveWay():
+            return "gave_way"
         case Draining():
             return "draining"
         case _:

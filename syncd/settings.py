@@ -151,7 +151,10 @@ class SourceSettings(_Model):
 
 
 class SlackSettings(SourceSettings):
-    """Limits by method: Slack's tiers of 20, 50 and 100 a minute."""
+    """Limits by method: Slack's tiers of 20, 50 and 100 a minute.
+
+    ``thread_watch``: for how long after its last reply a thread older than the sweep is asked for further ones.
+    """
 
     vendor_limits = {
         "auth.test": "100/1m",
@@ -164,27 +167,36 @@ class SlackSettings(SourceSettings):
     }
     cron: Cron = "0-59/15 * * * *"
     sweep_lookback: Duration = Field(default=timedelta(days=7), gt=timedelta(0))
+    thread_watch: Duration = timedelta(days=30)
     base_url: HttpUrl = "https://slack.com/api/"
 
 
 class GongSettings(SourceSettings):
-    """``calls``: each second; ``day``: each day; both per company."""
+    """``calls``: each second; ``day``: each day; both per company.
+
+    ``content_wait``: for how long a transcript or AI content that does not come is asked for.
+    """
 
     vendor_limits = {"calls": "3/1s", "day": "10000/1d"}
     cron: Cron = "5-59/15 * * * *"
     base_url: HttpUrl = "https://api.gong.io"
     token_url: HttpUrl = "https://app.gong.io/oauth2/generate-customer-token"
     max_new_per_run: int = Field(default=50, ge=1)
+    content_wait: Duration = Field(default=timedelta(days=30), gt=timedelta(0))
 
 
 class FathomSettings(SourceSettings):
-    """``calls``: all; ``heavy``: transcripts and summaries; ``token``: the token endpoint."""
+    """``calls``: all; ``heavy``: transcripts and summaries; ``token``: the token endpoint.
+
+    ``content_wait``: for how long a transcript, summary or action items that do not come are asked for.
+    """
 
     vendor_limits = {"calls": "60/1m", "heavy": "30/1m", "token": "60/1m"}
     cron: Cron = "10-59/15 * * * *"
     base_url: HttpUrl = "https://api.fathom.ai/external/v1"
     token_url: HttpUrl = "https://fathom.video/external/v1/oauth2/token"
     max_new_per_run: int = Field(default=50, ge=1)
+    content_wait: Duration = Field(default=timedelta(days=30), gt=timedelta(0))
 
 
 class GmailSettings(SourceSettings):

@@ -12,7 +12,7 @@ a stream:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -47,47 +47,102 @@ class Waiting:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Something that is read already and will be asked for again, on its own time: replies may still come to it.
+
+    ``after``: the least wait before that; ``stream``: who asks, None = the one that yields this. A thing that is
+    watched already gets the new time.
+    """
+
+    external_id: str
+    after: timedelta
+    stream: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What is stored in one transaction: records, deletions, backlog, and the cursor that covers them.
+    """What is stored in one transaction: records, deletions, backlog, watches, and the cursor that covers them.
 
     ``cursor``: where ``partition`` of this stream resumes; None leaves it as it was. ``forget``: partitions whose
-    cursor is dropped. ``resolved``: external ids that leave this stream's backlog.
+    cursor is dropped. ``resolved``: external ids that leave this stream's backlog, ``unwatched``: its watches.
+    ``notes``: what a person should hear once, such as a channel that is no longer visible; logged when the page is
+    stored. ``reached``: how far back a backfill has read, for its progress.
     """
 
     records: Sequence[Record] = ()
     deletions: Sequence[Deletion] = ()
     pending: Sequence[Pending] = ()
     resolved: Sequence[str] = ()
+    watches: Sequence[Watch] = ()
+    unwatched: Sequence[str] = ()
     partition: str = ""
     cursor: str | None = None
     forget: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    reached: datetime | None = None
+
+
+class Held(Protocol):
+    """What a stream may ask of the store about its own connection. Only live records count."""
+
+    async def stored(self, kind: Kind, ids: Collection[str], *members: str) -> Mapping[str, tuple[Any, ...]]:
+        """Of those ids the stored ones, each with the named top-level members of its ``raw`` ("*" = all of it)."""
+        ...
+
+    async def select(
+        self, kind: Kind, *members: str, between: tuple[datetime, datetime] | None = None, **equal: object
+    ) -> Mapping[str, tuple[Any, ...]]:
+        """All records of a kind with these values in their columns, as `stored` answers them.
+
+        ``between``: both ends are taken in; of a message's ``sent_at``, a meeting's ``started_at``. For narrow
+        questions: a page's span, a thread. The answer is in memory.
+        """
+        ...
+
+    def ids(self, kind: Kind) -> AsyncIterator[Sequence[str]]:
+        """The ids of all records of a kind, in ascending order, some hundreds at a time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Since:
     """From where and how far a stream reads in this run.
 
-    ``now``: the run's start (aware UTC). ``lookback``: how far this run's window reaches back from ``now``; on a sweep
-    it is the wider one already. ``cursors``: partition → cursor of this stream. ``backlog``: this stream's due items,
-    oldest first, bounded in number. ``stored(kind, ids, *fields)``: of those ids, the live records that the store
-    holds, each with the named top-level members of its ``raw``: ``{external_id: (value, …)}``; absent ids are missing.
+    ``now``: the run's start (aware UTC). ``lookback``: how far this run's window reaches back from ``now``: a cycle's
+    (``cycle_lookback``), or on a sweep the wider ``sweep_lookback``. ``sweep_due_at``: since when this sweep is due; a
+    partition that was swept since then is done, so that a sweep may take several runs. ``cursors``: partition →
+    cursor of this stream. ``backlog``: this stream's due items, ``watched``: its due watches; the longest due first,
+    bounded in number. ``held``: what the store holds. ``back_to``: how far a backfill reaches. ``sample``: in
+    `Source.audit`, how many things are asked for one by one where no listing shows them; None: all of them.
     """
 
     now: datetime
     lookback: timedelta
+    cycle_lookback: timedelta
+    sweep_lookback: timedelta
+    held: Held
     sweep: bool = False
+    sweep_due_at: datetime | None = None
     cursors: Mapping[str, str] = field(default_factory=dict)
     backlog: Sequence[Waiting] = ()
-    stored: Callable[..., Awaitable[Mapping[str, tuple[Any, ...]]]]
+    watched: Sequence[str] = ()
+    back_to: datetime | None = None
+    sample: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One kind of thing a source yields, with its own cursors: ``read(api, since)`` is an async generator of pages."""
+    """One kind of thing a source yields, with its own cursors: ``read(api, since)`` is an async generator of pages.
+
+    ``completes``: it completes what other streams have read; its records do not count as read once more, and a
+    backfill reads it until nothing of it is due. ``watches``: it wants to know its due watches.
+    """
 
     name: str
     read: Callable[[Any, Since], AsyncIterator[Page]]
+    completes: bool = False
+    watches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +166,15 @@ class Report:
     problems: Sequence[tuple[str, str]] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a backfill will take. ``draws``: units by limit, as in `Link.call`. ``items``: how many of what, in words."""
+
+    calls: int
+    draws: Mapping[str, int]
+    items: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """A vendor we read.
@@ -119,6 +183,11 @@ class Source:
     ``counts``: the kind of record that the status object's total counts, under the name ``total_name``.
     ``credentials``: the sets of members that suffice, any one of them. ``settings``: the keys a connection may have.
     ``check``: asks the vendor who we are and what we may read.
+
+    ``backfill``: the streams that read older history, from now back to ``Since.back_to``; ``estimate(api, since)``
+    tells beforehand what that takes. ``audit``: the streams that read what the store should hold, for `syncd verify`:
+    their pages are compared, never stored, so a record that differs is stale, one that is not stored is missing, a
+    deletion is something stored that the vendor no longer has.
     """
 
     name: str
@@ -129,6 +198,9 @@ class Source:
     credentials: tuple[frozenset[str], ...]
     settings: Mapping[str, Setting]
     check: Callable[[Any], Awaitable[Report]]
+    backfill: tuple[Stream, ...] = ()
+    estimate: Callable[[Any, Since], Awaitable[Estimate]] | None = None
+    audit: tuple[Stream, ...] = ()
 
     def refuse(self, credentials: Mapping[str, object] | None, settings: Mapping[str, object]) -> str | None:
         """Why these cannot be used, in one line without any value of a credential; None when they can."""

@@ -153,6 +153,16 @@ backlog = Table(
     Index("backlog_due", "connection_id", "stream", "next_try_at"),
 )
 
+watches = Table(
+    "watches",
+    metadata,
+    Column("connection_id", BigId, primary_key=True, autoincrement=False),
+    Column("stream", String(64), primary_key=True),
+    Column("external_id", Text, primary_key=True),
+    Column("next_try_at", UtcDateTime, nullable=False),
+    Index("watches_due", "connection_id", "stream", "next_try_at"),
+)
+
 
 def _records(name: str, *columns: Column[Any] | Index) -> Table:
     """A record table: keyed by connection and the vendor's id. No foreign key: each of millions of rows would pay."""

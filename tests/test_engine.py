@@ -158,7 +158,7 @@ async def test_two_engines_at_once_share_the_connections(store: Store) -> None:
         yield Page(records=[message("1")])
 
     one, two = Bench(store, source(read)), Bench(store, source(read))
-    two.vault = two.engine._vault = one.vault
+    two.vault = two.engine.runs._vault = one.vault
     await one.connect(*"abcdef")
     turn = one.engine._now()
     await asyncio.gather(*(bench.cycle(turn=turn) for bench in (one, two)))
@@ -220,7 +220,7 @@ async def test_a_stream_sees_its_due_backlog_and_what_is_stored(store: Store) ->
     async def details(link: Link, since: Since) -> AsyncIterator[Page]:
         from syncd.records import Message
 
-        seen.append(([one.external_id for one in since.backlog], await since.stored(Message, ["1"], "text")))
+        seen.append(([one.external_id for one in since.backlog], await since.held.stored(Message, ["1"], "text")))
         yield Page(resolved=["7"])
 
     bench = Bench(store, source(announce, details))

@@ -78,7 +78,7 @@ async def test_a_refresh_during_a_rotation_is_kept(store: Store) -> None:
         await link.save({"token": "renewed"})
 
     bench = Bench(store, source(read))
-    bench.vault = bench.engine._vault = Vault([new, old])
+    bench.vault = bench.engine.runs._vault = Vault([new, old])
     await bench.connect("acme")
     await bench.cycle()
     assert await held(bench) == {"token": "renewed"}
@@ -90,7 +90,7 @@ async def test_outside_of_a_run_a_refresh_is_refused_once_the_credentials_change
     await bench.connect("acme")
     connection = await store.connections.get(1)
     assert connection is not None
-    link = bench.engine.link(bench.engine.plans["slack"], connection, {"token": "t"})
+    link = bench.engine.runs.link(bench.engine.plans["slack"], connection, {"token": "t"})
     await link.save({"token": "renewed once"})
     await link.save({"token": "renewed twice"})
     await give_new(bench)
@@ -109,7 +109,7 @@ async def test_a_run_that_lost_its_lease_forgets_no_cursor(store: Store, clock: 
     bench = Bench(store, source(read), clock)
     await bench.connect("acme")
     await bench.cycle()
-    assert await store.pages.cursors(1, "messages") == {"": "kept"}
+    assert await store.looks.cursors(1, "messages") == {"": "kept"}
 
 
 @pytest.mark.parametrize("words", ["NUL \x00 byte", "lone \ud800 surrogate"])
@@ -224,7 +224,7 @@ async def test_a_joined_cycle_ends_with_its_last_daemon(store: Store, clock: Clo
         yield Page(records=[message("1")])
 
     one, two = Bench(store, source(read), clock, slots=1), Bench(store, source(read), clock, slots=1)
-    two.vault = two.engine._vault = one.vault
+    two.vault = two.engine.runs._vault = one.vault
     await one.connect("a", "b")
     first = asyncio.create_task(one.cycle(turn=clock()))
     await reading.wait()
@@ -253,7 +253,7 @@ async def test_a_record_that_is_back_as_it_was_has_not_changed(store: Store, clo
 async def test_a_wrong_key_is_the_operators_trouble_not_the_connections(store: Store) -> None:
     bench = Bench(store, source(pages(Page())))
     await bench.connect("acme")
-    bench.engine._vault = Vault([generate_key()])
+    bench.engine.runs._vault = Vault([generate_key()])
     status = await bench.cycle()
     (connection,) = await bench.rows("connections")
     assert status["failures"][0]["kind"] == "sealed"

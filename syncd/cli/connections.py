@@ -214,7 +214,7 @@ async def _asked(parts: Parts, connection: Connection) -> Report:
     plan = parts.engine.plans[connection.source]
     try:
         credentials = parts.vault.open(connection.id, connection.sealed)
-        async with plan.source.connect(parts.engine.link(plan, connection, credentials)) as api:
+        async with plan.source.connect(parts.engine.runs.link(plan, connection, credentials)) as api:
             return await plan.source.check(api)
     except (SourceError, SealError) as error:
         hint = error.hint if isinstance(error, SourceError) else ""

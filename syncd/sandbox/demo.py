@@ -141,7 +141,7 @@ async def _cycle(parts: Parts) -> list[dict[str, Any]]:
 
 
 async def _stored(parts: Parts) -> None:
-    counts = await parts.store.pages.counts()
+    counts = await parts.store.looks.counts()
     out.rule("what is in the database", align="left")
     waiting = sum(row["backlog"] for row in await parts.store.status.connections())
     out.print(

@@ -28,19 +28,28 @@ SEEN = web.RequestKey("SEEN", tuple[str, str, str])  # what `World.seen` was tol
 
 
 class Clock:
-    """Real time plus a shift that the control endpoint moves: tokens expire and transcripts ripen on demand."""
+    """Real time plus a shift that the control endpoint moves: tokens expire and transcripts ripen on demand.
 
-    def __init__(self, now: datetime | None = None) -> None:
-        self._shift = (now - datetime.now(UTC)) if now else timedelta()
+    ``speed``: how many seconds pass here in a real one. Rate limits count these seconds too.
+    """
+
+    def __init__(self, now: datetime | None = None, speed: float = 1.0) -> None:
+        self._began = datetime.now(UTC)
+        self._from = now or self._began
+        self._speed = speed
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + self._shift
+        return self._from + (datetime.now(UTC) - self._began) * self._speed
 
     def monotonic(self) -> float:
         return self.now().timestamp()
 
     def advance(self, by: timedelta) -> None:
-        self._shift += by
+        self._from += by
+
+    def real_s(self, until: datetime) -> float:
+        """In how many real seconds it will be that late here; 0 when it is already."""
+        return max((until - self.now()).total_seconds(), 0.0) / self._speed
 
 
 class StandingClock(Clock):

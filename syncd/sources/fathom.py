@@ -162,7 +162,7 @@ async def _meetings(api: _Api, since: Since) -> AsyncIterator[Page]:
     async with aclosing(api.listing(created_after=zulu(begins - _SECOND))) as pages:
         async for items, last in pages:
             found = await _merged(since, items)
-            heard = await since.stored(Transcript, list(found))
+            heard = await since.held.stored(Transcript, list(found))
             yield Page(
                 records=[meeting(recording_id, raw) for recording_id, raw in found.items()],
                 pending=[
@@ -178,7 +178,7 @@ async def _details(api: _Api, since: Since) -> AsyncIterator[Page]:
     """Transcripts and summaries of what is in the backlog: a key lists them by day, an OAuth app asks one by one."""
     due = [waiting.external_id for waiting in since.backlog if waiting.attempts]
     due += [waiting.external_id for waiting in since.backlog if not waiting.attempts][: api.max_new]
-    stored = await since.stored(Meeting, due, "created_at")
+    stored = await since.held.stored(Meeting, due, "created_at")
     if gone := [recording_id for recording_id in due if recording_id not in stored]:
         yield Page(resolved=gone)  # announced in one page with their meetings, so those were deleted since
     days: dict[date, dict[str, datetime]] = {}
@@ -237,8 +237,8 @@ async def _listed(api: _Api, since: Since, due: dict[str, datetime]) -> AsyncGen
 
 async def _asked(api: _Api, since: Since, recording_id: str) -> AsyncGenerator[Page, None]:
     """The parts of one meeting, from ``/recordings``; only those that we do not hold."""
-    raw = (await since.stored(Meeting, [recording_id], "*"))[recording_id][0]
-    heard = bool(await since.stored(Transcript, [recording_id]))
+    raw = (await since.held.stored(Meeting, [recording_id], "*"))[recording_id][0]
+    heard = bool(await since.held.stored(Transcript, [recording_id]))
     if not heard and (said := await api.recording(recording_id, "transcript")) and isinstance(said, list):
         heard = True  # stored at once: the summary may fail each time
         yield Page(records=[transcript(recording_id, said, raw.get("transcript_language"))])
@@ -267,7 +267,7 @@ async def _merged(since: Since, items: Iterable[Json]) -> dict[str, Json]:
     Without this a listing that does not ask for summaries would wipe them.
     """
     listed = {recording_id: item for item in items if (recording_id := identity(item))}
-    stored = await since.stored(Meeting, list(listed), "default_summary")
+    stored = await since.held.stored(Meeting, list(listed), "default_summary")
     merged = {}
     for recording_id, item in listed.items():
         summaries = (item.get("default_summary"), *stored.get(recording_id, ()))
@@ -307,7 +307,7 @@ def _words(answer: Answer) -> str:
 SOURCE = Source(
     name="fathom",
     connect=_connect,
-    streams=(Stream("meetings", _meetings), Stream("details", _details)),
+    streams=(Stream("meetings", _meetings), Stream("details", _details, completes=True)),
     counts=Meeting,
     total_name="total_ingested",
     credentials=(frozenset({"api_key"}), frozenset({"access_token", "refresh_token", "client_id", "client_secret"})),

@@ -268,8 +268,8 @@ async def _changes(mailbox: Mailbox, since: Since, start: str) -> AsyncIterator[
             raise CursorExpired(f"the mailbox's history after {start} is gone")
         changes = _by_thread(answer)
         named = sorted({one for change in changes.values() for one in change.messages})
-        held = await since.stored(Message, named, "historyId") if named else {}
-        ours = await since.stored(Conversation, sorted(changes)) if named else {}
+        held = await since.held.stored(Message, named, "historyId") if named else {}
+        ours = await since.held.stored(Conversation, sorted(changes)) if named else {}
         for thread, change in changes.items():
             if all(one in held and number(held[one][0]) >= at for one, at in change.messages.items()):
                 continue

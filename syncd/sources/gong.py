@@ -208,8 +208,8 @@ async def _meetings_page(api: _Api, since: Since, rows: _Rows, **resumes: Any) -
     hidden = [one.external_id for one in meetings if one.is_private and skip]
     shown = [one for one in meetings if one.external_id not in hidden]
     ids = [one.external_id for one in shown]
-    written = await since.stored(Transcript, ids) if ids else {}
-    to_hide = await since.stored(Meeting, hidden) if hidden else {}
+    written = await since.held.stored(Transcript, ids) if ids else {}
+    to_hide = await since.held.stored(Meeting, hidden) if hidden else {}
     return Page(
         records=shown,
         deletions=[Deletion(kind, call) for call in to_hide for kind in (Meeting, Transcript)],
@@ -225,7 +225,7 @@ async def _transcripts(api: _Api, since: Since) -> AsyncIterator[Page]:
     failed = 0
     while batches:
         batch = batches.popleft()
-        meetings = await since.stored(Meeting, batch, "parties", "metaData")
+        meetings = await since.held.stored(Meeting, batch, "parties", "metaData")
         if gone := [call for call in batch if call not in meetings]:
             yield Page(resolved=gone)  # announced with its meeting: that was deleted or became private
         missing = [call for call in batch if call in meetings]
@@ -298,7 +298,11 @@ def _iso(at: datetime) -> str:
 SOURCE = Source(
     name="gong",
     connect=_connect,
-    streams=(Stream("people", _people), Stream("meetings", _meetings), Stream("transcripts", _transcripts)),
+    streams=(
+        Stream("people", _people),
+        Stream("meetings", _meetings),
+        Stream("transcripts", _transcripts, completes=True),
+    ),
     counts=Meeting,
     total_name="total_ingested",
     credentials=(

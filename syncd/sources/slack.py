@@ -259,7 +259,7 @@ async def _changed_threads(since: Since, channel: str, messages: Iterable[Json])
     # A tombstone is not stored: there the proof is the latest reply, which is stored last. A broadcast proves nothing:
     # history gives it, its thread unread. Then the thread is read in each cycle, a call for each such tombstone.
     proofs = [f"{channel}:{raw.get('latest_reply') if _is_gone(raw) else raw['ts']}" for raw in replied]
-    held = await since.stored(Message, proofs, "reply_count", "latest_reply", "subtype") if proofs else {}
+    held = await since.held.stored(Message, proofs, "reply_count", "latest_reply", "subtype") if proofs else {}
     changed = []
     for raw, proof in zip(replied, proofs, strict=True):
         *counters, subtype = held.get(proof, (None, None, None))

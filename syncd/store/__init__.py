@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from syncd.store.connections import Connection, Connections, Line
 from syncd.store.cycles import Cycles, Ended
 from syncd.store.database import Database, SchemaError
+from syncd.store.looks import Looks
 from syncd.store.pages import Counts, Pages
 from syncd.store.status import Status
 
@@ -22,6 +23,7 @@ __all__ = [
     "Database",
     "Ended",
     "Line",
+    "Looks",
     "Pages",
     "SchemaError",
     "Store",
@@ -35,5 +37,6 @@ class Store:
         self.database = database
         self.connections = Connections(database, now)
         self.cycles = Cycles(database, now)
+        self.looks = Looks(database, now)
         self.pages = Pages(database, now)
         self.status = Status(database, now)

@@ -10,7 +10,7 @@ from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 
 from syncd.errors import LeaseLost, UsageError
 from syncd.policy import INTERRUPTED, OK, RUNNING
-from syncd.tables import OF_KIND, backlog, connections, cursors, runs
+from syncd.tables import OF_KIND, backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +45,7 @@ class Connection:
     last_error_kind: str | None
     last_error_at: datetime | None
     last_sweep_at: datetime | None
+    limited_until: datetime | None
     status_since: datetime | None
     created_at: datetime
 
@@ -69,6 +70,14 @@ _COLUMNS = [
 
 def _active() -> ColumnElement[bool]:
     return and_(connections.c.is_active.is_(True), connections.c.workspace_id.is_not(None), connections.c.status == OK)
+
+
+def _of(source: str, workspace: str | None, only: int | None) -> ColumnElement[bool]:
+    """The active ones of a source, narrowed to a workspace or one connection."""
+    wanted = and_(connections.c.source == source, _active())
+    if workspace is not None:
+        wanted = and_(wanted, connections.c.workspace_id == workspace)
+    return wanted if only is None else and_(wanted, connections.c.id == only)
 
 
 class Connections:
@@ -166,14 +175,15 @@ class Connections:
     async def remove(self, connection_id: int, *, purge: bool) -> bool:
         """Take a connection out; False when there is none.
 
-        Without ``purge`` its records stay readable: credentials, cursors and backlog go, the row stays as inactive.
+        Without ``purge`` its records stay readable: credentials, cursors, backlog and watches go, the row stays as
+        inactive.
         With it everything of the connection goes, in one transaction.
         """
         async with self._database.write() as session:
             found = await session.execute(select(connections.c.id).where(connections.c.id == connection_id))
             if found.one_or_none() is None:
                 return False
-            for table in (cursors, backlog, *((runs, *OF_KIND.values()) if purge else ())):
+            for table in (cursors, backlog, watches, *((runs, *OF_KIND.values()) if purge else ())):
                 await session.execute(delete(table).where(table.c.connection_id == connection_id))
             if purge:
                 await session.execute(delete(connections).where(connections.c.id == connection_id))
@@ -192,11 +202,19 @@ class Connections:
             return True
 
     async def claim(
-        self, source: str, lease: str, cycle_id: int, *, due: datetime | None, workspace: str | None = None
+        self,
+        source: str,
+        lease: str,
+        cycle_id: int,
+        *,
+        due: datetime | None,
+        workspace: str | None = None,
+        only: int | None = None,
     ) -> tuple[Connection, int] | None:
         """Take the connection that waits longest and begin its run: (connection, run id), None when there is none.
 
-        ``due``: only those whose turn has come by then; None: every active one. A connection is run once in a cycle.
+        ``due``: only those whose turn has come by then; None: every active one. ``workspace``, ``only``: of that
+        workspace, that connection alone. A connection is run once in a cycle.
         One whose vendor said later is left alone until then either way. A run that a dead daemon left as running is
         told as interrupted.
         """
@@ -204,11 +222,9 @@ class Connections:
         tried = exists().where(runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id)
         free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
         allowed = or_(connections.c.limited_until.is_(None), connections.c.limited_until <= now)
-        query = select(connections.c.id).where(connections.c.source == source, _active(), free, allowed, ~tried)
+        query = select(connections.c.id).where(_of(source, workspace, only), free, allowed, ~tried)
         if due is not None:
             query = query.where(or_(connections.c.next_sync_at.is_(None), connections.c.next_sync_at <= due))
-        if workspace is not None:
-            query = query.where(connections.c.workspace_id == workspace)
         query = (
             query.order_by(connections.c.next_sync_at.asc().nulls_first(), connections.c.id)
             .limit(1)
@@ -230,12 +246,26 @@ class Connections:
             )
             return Connection(**claimed._mapping), int(begun.scalar_one())
 
-    async def count_active(self, source: str, workspace: str | None = None) -> int:
-        query = select(func.count()).select_from(connections).where(connections.c.source == source, _active())
-        if workspace is not None:
-            query = query.where(connections.c.workspace_id == workspace)
+    async def count_active(self, source: str, workspace: str | None = None, only: int | None = None) -> int:
+        query = select(func.count()).select_from(connections).where(_of(source, workspace, only))
         async with self._database.read() as session:
             return int((await session.execute(query)).scalar_one())
+
+    async def hold(self, connection_id: int, lease: str) -> Connection | None:
+        """Take the lease of a connection without a run; None while somebody else has it, or when there is none."""
+        now = self._now()
+        free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
+        taking = _set(connection_id, lease=lease, leased_until=now + LEASE).where(free).returning(*_COLUMNS)
+        async with self._database.write() as session:
+            row = (await session.execute(taking)).one_or_none()
+        return Connection(**row._mapping) if row else None
+
+    async def release(self, connection_id: int, lease: str) -> None:
+        """Give back what `hold` took."""
+        async with self._database.write() as session:
+            await session.execute(
+                _set(connection_id, lease=None, leased_until=None).where(connections.c.lease == lease)
+            )
 
     async def save_credentials(self, connection_id: int, sealed: str, *, lease: str | None, instead_of: str) -> None:
         """Store renewed credentials. Raises `LeaseLost` when they were replaced or erased meanwhile.

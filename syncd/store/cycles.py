@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a run ended, for `Cycles.finish_run`. ``error``/``hint``: words for a person, empty when all went well."""
+    """How a run ended, for `Cycles.finish_run`. ``error``/``hint``: words for a person, empty when all went well.
+
+    ``regular``: False for a backfill, which says nothing of the connection's turns, nor of their success.
+    """
 
     verdict: Verdict
     error_kind: str | None = None
@@ -32,6 +35,7 @@ class Ended:
     hint: str | None = None
     calls: int = 0
     swept: bool = False
+    regular: bool = True
 
 
 class Cycles:
@@ -81,29 +85,7 @@ class Cycles:
         Then only the run's row is written: the connection belongs to somebody else.
         """
         now, verdict = self._now(), ended.verdict
-        failed = verdict.run_status == FAILED
-        values: dict[str, Any] = {
-            "lease": None,
-            "leased_until": None,
-            "status": verdict.connection_status,
-            "failures": verdict.failures,
-            "next_sync_at": verdict.next_sync_at,
-            "limited_until": verdict.limited_until,
-            "updated_at": now,
-        }
-        failing = (connection.failures > 0, verdict.failures > 0)
-        if verdict.connection_status != connection.status or failing[0] != failing[1]:
-            values["status_since"] = now
-        if verdict.run_status == SUCCEEDED:
-            values |= {"last_success_at": now, "last_error": None, "last_error_kind": None, "last_error_at": None}
-            values |= {"last_sweep_at": now} if ended.swept else {}
-        elif failed:
-            words = f"{ended.error} - {ended.hint}" if ended.hint else ended.error
-            values |= {
-                "last_error": None if words is None else clean(words),
-                "last_error_kind": ended.error_kind,
-                "last_error_at": now,
-            }
+        values = self._of_connection(connection, ended, now)
         async with self._database.write() as session:
             mine = await session.execute(
                 update(connections)
@@ -124,6 +106,34 @@ class Cycles:
                 )
             )
             return mine.one_or_none() is not None
+
+    def _of_connection(self, connection: Connection, ended: Ended, now: datetime) -> dict[str, Any]:
+        """What a run's end says of its connection."""
+        verdict = ended.verdict
+        waits = verdict.connection_status != connection.status  # for a person
+        values: dict[str, Any] = {
+            "lease": None,
+            "leased_until": None,
+            "status": verdict.connection_status,
+            "limited_until": verdict.limited_until,
+            "updated_at": now,
+        }
+        failing = (connection.failures > 0, verdict.failures > 0)
+        if waits or (ended.regular and failing[0] != failing[1]):
+            values["status_since"] = now
+        if ended.regular:
+            values |= {"failures": verdict.failures, "next_sync_at": verdict.next_sync_at}
+        if verdict.run_status == SUCCEEDED and ended.regular:
+            values |= {"last_success_at": now, "last_error": None, "last_error_kind": None, "last_error_at": None}
+            values |= {"last_sweep_at": now} if ended.swept else {}
+        elif verdict.run_status == FAILED and (ended.regular or waits):
+            words = f"{ended.error} - {ended.hint}" if ended.hint else ended.error
+            values |= {
+                "last_error": None if words is None else clean(words),
+                "last_error_kind": ended.error_kind,
+                "last_error_at": now,
+            }
+        return values
 
     async def finish(self, cycle_id: int, *, status: str) -> dict[str, Any]:
         """Sum the cycle's runs into its row; answers the status object's parts, ``failures`` among them."""

@@ -1,4 +1,4 @@
-"""Storing a page: lease, records, cursor and backlog in one transaction. And what a stream may ask of the store."""
+"""Storing a page: lease, records, cursor, backlog and watches in one transaction."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import orjson
-from sqlalchemy import case, delete, func, or_, select, update
+from sqlalchemy import case, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.errors import LeaseLost
 from syncd.policy import backlog_gap
-from syncd.source import Waiting
 from syncd.store.connections import LEASE
 from syncd.store.database import Dumped, clean
-from syncd.tables import OF_KIND, backlog, connections, cursors, runs
+from syncd.tables import OF_KIND, backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 BATCH = 500  # rows of one statement: well under both databases' limit of parameters
-BACKLOG_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -75,6 +73,7 @@ class Pages:
             counts.deleted += await self._delete(session, connection_id, page.deletions, now)
             await self._cursor(session, connection_id, stream, page, now)
             await self._backlog(session, connection_id, stream, page, now)
+            await self._watches(session, connection_id, stream, page, now)
             await session.execute(
                 update(runs)
                 .where(runs.c.id == run_id)
@@ -104,14 +103,6 @@ class Pages:
         if renewed.one_or_none() is None:
             raise LeaseLost
 
-    async def cursors(self, connection_id: int, stream: str) -> dict[str, str]:
-        """Partition → cursor."""
-        query = select(cursors.c.partition, cursors.c.cursor).where(
-            cursors.c.connection_id == connection_id, cursors.c.stream == stream
-        )
-        async with self._database.read() as session:
-            return {row.partition: row.cursor for row in await session.execute(query)}
-
     async def forget_cursors(self, connection_id: int, stream: str, lease: str) -> None:
         """Drop all cursors of the stream. Raises `LeaseLost` when the connection is no longer ours."""
         async with self._database.write() as session:
@@ -120,44 +111,12 @@ class Pages:
                 delete(cursors).where(cursors.c.connection_id == connection_id, cursors.c.stream == stream)
             )
 
-    async def due_backlog(self, connection_id: int, stream: str) -> list[Waiting]:
-        """The stream's items whose time has come, oldest first, at most `BACKLOG_AT_ONCE`."""
-        query = (
-            select(backlog.c.external_id, backlog.c.reason, backlog.c.attempts, backlog.c.created_at)
-            .where(
-                backlog.c.connection_id == connection_id,
-                backlog.c.stream == stream,
-                backlog.c.next_try_at <= self._now(),
-            )
-            .order_by(backlog.c.next_try_at, backlog.c.external_id)
-            .limit(BACKLOG_AT_ONCE)
-        )
-        async with self._database.read() as session:
-            return [Waiting(*row) for row in await session.execute(query)]
-
-    async def stored(
-        self, connection_id: int, kind: Kind, ids: Collection[str], *members: str
-    ) -> dict[str, tuple[Any, ...]]:
-        """What `Since.stored` promises."""
-        table = OF_KIND[kind]
-        wanted = [table.c.raw if name == "*" else table.c.raw[name].label(f"m{at}") for at, name in enumerate(members)]
-        found: dict[str, tuple[Any, ...]] = {}
-        async with self._database.read() as session:
-            for batch in _batches(list(dict.fromkeys(ids))):
-                query = select(table.c.external_id, *wanted).where(
-                    table.c.connection_id == connection_id,
-                    table.c.external_id.in_(batch),
-                    table.c.deleted_at.is_(None),
-                )
-                found |= {row[0]: tuple(row[1:]) for row in await session.execute(query)}
-        return found
-
     async def _upsert(
         self, session: AsyncSession, table: Table, connection_id: int, rows: list[dict[str, Any]], now: datetime
     ) -> Counts:
         """Write only what is new, changed or back again: an unchanged row costs no write, not even a lock."""
         counts = Counts()
-        for batch in _batches(rows):
+        for batch in batches(rows):
             query = select(table.c.external_id, table.c.digest, table.c.deleted_at).where(
                 table.c.connection_id == connection_id,
                 table.c.external_id.in_([row["external_id"] for row in batch]),
@@ -202,7 +161,7 @@ class Pages:
             by_table.setdefault(OF_KIND[one.kind], []).append(one.external_id)
         count = 0
         for table, ids in by_table.items():
-            for batch in _batches(ids):
+            for batch in batches(ids):
                 gone = await session.execute(
                     update(table)
                     .where(
@@ -262,14 +221,29 @@ class Pages:
                     index_elements=["connection_id", "stream", "external_id"], set_=tried
                 )
             )
-        for batch in _batches(list(page.resolved)):
+        await _drop(session, backlog, connection_id, stream, page.resolved)
+
+    async def _watches(self, session: AsyncSession, connection_id: int, stream: str, page: Page, now: datetime) -> None:
+        rows = {(one.stream or stream, clean(one.external_id)): now + one.after for one in page.watches}
+        insert = self._dialect.insert(watches)
+        for batch in batches(sorted(rows)):
+            values = [
+                {
+                    "connection_id": connection_id,
+                    "stream": watching,
+                    "external_id": one,
+                    "next_try_at": rows[watching, one],
+                }
+                for watching, one in batch
+            ]
             await session.execute(
-                delete(backlog).where(
-                    backlog.c.connection_id == connection_id,
-                    backlog.c.stream == stream,
-                    backlog.c.external_id.in_(batch),
-                )
+                insert.on_conflict_do_update(
+                    index_elements=["connection_id", "stream", "external_id"],
+                    set_={"next_try_at": insert.excluded.next_try_at},
+                ),
+                values,
             )
+        await _drop(session, watches, connection_id, stream, page.unwatched)
 
     def _waiting(self, connection_id: int, stream: str, one: Pending, now: datetime) -> dict[str, Any]:
         return {
@@ -282,21 +256,25 @@ class Pages:
             "created_at": now,
         }
 
-    async def counts(self, connection_id: int | None = None) -> dict[str, int]:
-        """Live rows per record table."""
-        found = {}
-        async with self._database.read() as session:
-            for table in OF_KIND.values():
-                query = select(func.count()).select_from(table).where(table.c.deleted_at.is_(None))
-                if connection_id is not None:
-                    query = query.where(table.c.connection_id == connection_id)
-                found[table.name] = int((await session.execute(query)).scalar_one())
-        return found
+
+async def _drop(session: AsyncSession, table: Table, connection_id: int, stream: str, ids: Collection[str]) -> None:
+    """Take these things of a stream out of the backlog or the watches."""
+    for batch in batches(list(ids)):
+        await session.execute(
+            delete(table).where(
+                table.c.connection_id == connection_id, table.c.stream == stream, table.c.external_id.in_(batch)
+            )
+        )
 
 
 def digest(value: Any) -> str:
     """A fingerprint of JSON: the same for the same content, whatever the order of its members."""
     return hashlib.blake2b(_json(value, orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+
+
+def digest_of(record: Record) -> str:
+    """What tells whether a record changed: of `raw`, or of what in it does not change by itself."""
+    return digest(record.raw if record.stable is None else record.stable)
 
 
 def _rows(kind: Kind, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -305,9 +283,8 @@ def _rows(kind: Kind, records: Sequence[Record]) -> list[dict[str, Any]]:
     rows = {}
     for record in records:
         row = {name: _storable(getattr(record, name)) for name in names}
-        raw = record.raw if record.stable is None else record.stable
         row["raw"] = Dumped(_json(record.raw).decode())
-        row["digest"] = digest(raw)
+        row["digest"] = digest_of(record)
         rows[record.external_id] = row
     return [rows[key] for key in sorted(rows)]
 
@@ -341,5 +318,5 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-def _batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
+def batches(items: Sequence[T]) -> Iterable[Sequence[T]]:
     return (items[at : at + BATCH] for at in range(0, len(items), BATCH))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
+from syncd.policy import BACKFILL
 from syncd.tables import backlog, connections, cycles
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ class Status:
         return rows
 
     async def last_cycle(self, source: str) -> dict[str, Any] | None:
+        """The source's last cycle; a backfill's are none, they read no window."""
         query = (
             select(*(cycles.c[name] for name in _OF_CYCLE))
-            .where(cycles.c.source == source)
+            .where(cycles.c.source == source, cycles.c.trigger != BACKFILL)
             .order_by(cycles.c.started_at.desc(), cycles.c.id.desc())
             .limit(1)
         )

@@ -256,7 +256,7 @@ class TestReading:
 async def check(r):
     [connection] = await r.parts.store.connections.all()
     credentials = r.parts.vault.open(connection.id, connection.sealed)
-    async with SOURCE.connect(r.parts.engine.link(r.parts.engine.plans["fathom"], connection, credentials)) as api:
+    async with SOURCE.connect(r.parts.engine.runs.link(r.parts.engine.plans["fathom"], connection, credentials)) as api:
         return await SOURCE.check(api)
 
 

@@ -237,7 +237,7 @@ async def test_a_waiting_thread_is_read_when_its_time_has_come(reader):
     await r.run()
     made = r.box.gmail.act("acme", "add", {"unreadable": 1})
     await r.run()
-    r.parts.store.pages._now = lambda: datetime.now(UTC) + timedelta(hours=1)
+    r.parts.store.looks._now = lambda: datetime.now(UTC) + timedelta(hours=1)
     await r.run()
     assert await r.backlog() == []
     assert made["id"] in ids(await r.rows("messages"))
@@ -296,7 +296,7 @@ async def test_a_deselected_label_is_forgotten_and_its_mail_kept(reader):
     held = ids(await r.rows("messages"))
     async with r.parts.store.database.write() as session:
         await session.execute(update(tables.connections).values(settings={"labels": ["INBOX"]}))
-    r.parts.store.pages._now = lambda: datetime.now(UTC) + timedelta(hours=1)
+    r.parts.store.looks._now = lambda: datetime.now(UTC) + timedelta(hours=1)
     await r.run()
     assert set(await cursors(r, "threads")) == {"", "label:INBOX"}
     assert set(await cursors(r, "labels")) == {"INBOX"}

@@ -40,7 +40,7 @@ async def waiting(r):
 
 async def later(r):
     """A run when all that waits is due."""
-    r.parts.store.pages._now = lambda: datetime.now(UTC) + timedelta(hours=1)
+    r.parts.store.looks._now = lambda: datetime.now(UTC) + timedelta(hours=1)
     return await r.run()
 
 
@@ -116,7 +116,7 @@ async def test_a_waiting_thread_that_is_refused_again_is_still_not_selected(serv
     r = await looked_at_and_refused(served)
     await later(r)
     r.canned["threads/t"] = thread("t", mail("m", labels=["Label_private"], thread="t"))
-    r.parts.store.pages._now = lambda: datetime.now(UTC) + timedelta(days=9)
+    r.parts.store.looks._now = lambda: datetime.now(UTC) + timedelta(days=9)
     await r.run()
     assert (await live(r), await waiting(r)) == ([], [])
 

@@ -15,7 +15,7 @@ from tests.sources.gmail_canned import calls, served  # noqa: F401 - the fixture
 async def report(r):
     connection = await r.parts.store.connections.get(1)
     credentials = r.parts.vault.open(1, connection.sealed)
-    async with SOURCE.connect(r.parts.engine.link(r.parts.engine.plans["gmail"], connection, credentials)) as api:
+    async with SOURCE.connect(r.parts.engine.runs.link(r.parts.engine.plans["gmail"], connection, credentials)) as api:
         return await SOURCE.check(api)
 
 

@@ -311,11 +311,18 @@ async def _details(net: Scripted, calls: Iterable[str]) -> AsyncIterator[Page]:
     """The transcripts' stream when these calls are due."""
     now = datetime(2026, 9, 1, tzinfo=UTC)
 
-    async def stored(_, ids, *fields):
-        return {one: (None,) * len(fields) for one in ids}
+    class Everything:
+        async def stored(self, _, ids, *fields):
+            return {one: (None,) * len(fields) for one in ids}
 
+    day = timedelta(days=1)
     since = Since(
-        now=now, lookback=timedelta(days=1), backlog=[Waiting(one, "", 0, now) for one in calls], stored=stored
+        now=now,
+        lookback=day,
+        cycle_lookback=day,
+        sweep_lookback=day,
+        backlog=[Waiting(one, "", 0, now) for one in calls],
+        held=Everything(),
     )
     async for page in gong._transcripts(_api(net), since):
         yield page

@@ -294,7 +294,7 @@ async def test_check_tells_who_we_are_and_what_is_wrong(reader: Any) -> None:
     act(r, "scopes", scopes=["users:read", "channels:read"])
     connection = await r.parts.store.connections.get(1)
     token = next(line for line in r.box.connections() if line["source"] == "slack")["credentials"]
-    link = r.parts.engine.link(r.parts.engine.plans["slack"], connection, token)
+    link = r.parts.engine.runs.link(r.parts.engine.plans["slack"], connection, token)
     async with SOURCE.connect(link) as api:
         report = await SOURCE.check(api)
     assert report.identity == "syncbot in Acme (acme.slack.com)"

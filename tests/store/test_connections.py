@@ -88,7 +88,7 @@ async def test_removing_keeps_the_records_and_forgets_the_credentials(store: Sto
     assert await store.connections.remove(1, purge=False)
     found = await row(store)
     assert (found.credentials, found.is_active) == (None, False)
-    assert (await store.pages.counts())["messages"] == 1
+    assert (await store.looks.counts())["messages"] == 1
 
 
 async def test_a_removed_connection_can_be_added_again(store: Store) -> None:

@@ -121,7 +121,7 @@ async def test_what_postgresql_refuses_is_taken_out(held: Held) -> None:
 
 async def test_integers_beyond_64_bits_survive_as_text(held: Held) -> None:
     await held.put(Page(records=[Person(external_id="1", raw={"n": 2**70})]))
-    assert await held.store.pages.stored(held.connection_id, Person, ["1"], "n") == {"1": (str(2**70),)}
+    assert await held.store.looks.of(held.connection_id).stored(Person, ["1"], "n") == {"1": (str(2**70),)}
 
 
 async def test_json_columns_and_times_come_back_as_they_went(held: Held) -> None:
@@ -140,7 +140,7 @@ async def test_a_lost_lease_writes_nothing(held: Held) -> None:
     with pytest.raises(LeaseLost):
         await held.put(Page(records=[message("1")], cursor="c"), lease="another")
     assert await held.messages() == []
-    assert await held.store.pages.cursors(held.connection_id, "messages") == {}
+    assert await held.store.looks.cursors(held.connection_id, "messages") == {}
 
 
 async def test_a_page_renews_the_lease(held: Held, clock: Clock) -> None:
@@ -156,27 +156,27 @@ async def test_a_page_that_fails_leaves_neither_rows_nor_cursor(held: Held) -> N
     with pytest.raises(Exception, match=r"(?i)null"):
         await held.put(Page(records=[message("1"), bad], cursor="c"))
     assert await held.messages() == []
-    assert await held.store.pages.cursors(held.connection_id, "messages") == {}
+    assert await held.store.looks.cursors(held.connection_id, "messages") == {}
 
 
 async def test_cursors_by_partition(held: Held) -> None:
     await held.put(Page(cursor="1", partition="C1"))
     await held.put(Page(cursor="2", partition="C2"))
     await held.put(Page(cursor="3", partition="C1"))
-    assert await held.store.pages.cursors(held.connection_id, "messages") == {"C1": "3", "C2": "2"}
+    assert await held.store.looks.cursors(held.connection_id, "messages") == {"C1": "3", "C2": "2"}
 
 
 async def test_forgotten_partitions_lose_their_cursor(held: Held) -> None:
     await held.put(Page(cursor="1", partition="C1"))
     await held.put(Page(cursor="2", partition="C2", forget=["C1"]))
-    assert await held.store.pages.cursors(held.connection_id, "messages") == {"C2": "2"}
+    assert await held.store.looks.cursors(held.connection_id, "messages") == {"C2": "2"}
 
 
 async def test_an_announcement_is_due_at_once_and_changes_nothing_when_repeated(held: Held, clock: Clock) -> None:
     await held.put(Page(pending=[Pending("7", "new", stream="details")]))
     clock.advance(minutes=1)
     await held.put(Page(pending=[Pending("7", "announced again", stream="details")]))
-    (item,) = await held.store.pages.due_backlog(held.connection_id, "details")
+    (item,) = await held.store.looks.due_backlog(held.connection_id, "details")
     assert (item.external_id, item.reason, item.attempts) == ("7", "new", 0)
 
 
@@ -185,7 +185,7 @@ async def test_a_try_that_failed_waits_longer_each_time(held: Held, clock: Clock
     for _ in range(3):
         await held.put(Page(pending=[Pending("7", "not ready")]), stream="details")
         waited = 0
-        while not await held.store.pages.due_backlog(held.connection_id, "details"):
+        while not await held.store.looks.due_backlog(held.connection_id, "details"):
             clock.advance(minutes=1)
             waited += 1
         gaps.append(waited)
@@ -195,19 +195,19 @@ async def test_a_try_that_failed_waits_longer_each_time(held: Held, clock: Clock
 async def test_resolved_items_leave_the_backlog(held: Held) -> None:
     await held.put(Page(pending=[Pending("7", "new", stream="details")]))
     await held.put(Page(resolved=["7"]), stream="details")
-    assert await held.store.pages.due_backlog(held.connection_id, "details") == []
+    assert await held.store.looks.due_backlog(held.connection_id, "details") == []
 
 
 async def test_stored_answers_members_of_raw_for_live_records_only(held: Held) -> None:
     await held.put(Page(records=[message("1"), message("2", "two"), message("3")], deletions=[Deletion(Message, "3")]))
-    found = await held.store.pages.stored(held.connection_id, Message, ["1", "2", "3", "4"], "text", "absent")
+    found = await held.store.looks.of(held.connection_id).stored(Message, ["1", "2", "3", "4"], "text", "absent")
     assert found == {"1": ("hi", None), "2": ("two", None)}
 
 
 async def test_stored_without_members_tells_presence_and_a_star_the_whole_raw(held: Held) -> None:
     await held.put(Page(records=[message("1")]))
-    assert await held.store.pages.stored(held.connection_id, Message, ["1", "2"]) == {"1": ()}
-    assert await held.store.pages.stored(held.connection_id, Message, ["1"], "*") == {"1": ({"ts": "1", "text": "hi"},)}
+    assert await held.store.looks.of(held.connection_id).stored(Message, ["1", "2"]) == {"1": ()}
+    assert await held.store.looks.of(held.connection_id).stored(Message, ["1"], "*") == {"1": ({"ts": "1", "text": "hi"},)}
 
 
 async def test_the_run_counts_what_its_pages_wrote(held: Held) -> None:

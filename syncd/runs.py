@@ -1,0 +1,340 @@
+"""One connection's run: read its streams page by page, store each page, tell how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from syncd.errors import CursorExpired, LeaseLost, RateLimited, SealError, SourceError
+from syncd.http import Link
+from syncd.logs import redact
+from syncd.plan import budget
+from syncd.policy import FAILED, Draining, GaveWay, RunTimedOut, judge, kind_of
+from syncd.source import Since
+from syncd.store import Counts, Ended
+from syncd.store.connections import LEASE
+from syncd.store.database import database_words
+from syncd.tasks import to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from datetime import datetime
+
+    from syncd.credentials import Vault
+    from syncd.http import Net
+    from syncd.limits import Buckets
+    from syncd.metrics import Metrics
+    from syncd.plan import Plan
+    from syncd.source import Page, Stream
+    from syncd.store import Connection, Store
+
+log = structlog.get_logger(__name__)
+
+_OVERTIME_S = 180.0  # past its time limit a run is cut even in mid-page: one call's patience and one attempt
+_ALL_DUE = 1_000_000  # a backfill asks for all that it announced, not for a cycle's share
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """What a run is to read: a cycle's window, a sweep, or older history.
+
+    ``sweep_due_at``: since when the sweep is due; None = no sweep. ``back_to``: of a backfill, how far back; it leaves
+    the connection's turn, failures and last success as they are. ``yields_at``: then it gives way at a page boundary.
+    """
+
+    streams: tuple[Stream, ...]
+    sweep_due_at: datetime | None = None
+    back_to: datetime | None = None
+    yields_at: datetime | None = None
+
+    @property
+    def regular(self) -> bool:
+        return self.back_to is None
+
+
+@dataclass(slots=True)
+class Live:
+    """A run under way, for those who watch. ``reached``: how far back a backfill has read."""
+
+    connection: Connection
+    started_at: datetime
+    stream: str = ""
+    records: int = 0
+    counts: Counts = field(default_factory=Counts)
+    link: Link | None = None
+    reached: datetime | None = None
+
+    @property
+    def calls(self) -> int:
+        return self.link.calls if self.link else 0
+
+
+class Runs:
+    """Runs one connection at a time for whoever claimed it. ``live``: run id → the run under way."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        vault: Vault,
+        net: Net,
+        buckets: Buckets,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self.live: dict[int, Live] = {}
+        self.draining = False
+        self._store, self._vault, self._net, self._buckets = store, vault, net, buckets
+        self._metrics, self._now = metrics, now
+
+    async def sync(
+        self,
+        plan: Plan,
+        connection: Connection,
+        run_id: int,
+        lease: str,
+        errand: Errand,
+        *,
+        stopped: asyncio.CancelledError | None = None,
+    ) -> tuple[Live, BaseException | None]:
+        """One connection's run: whatever goes wrong with it ends here, as a row, and is answered with what it did.
+
+        ``stopped``: we were cut before it began; it only ends. Raises CancelledError when it was cut.
+        """
+        live = self.live[run_id] = Live(connection, self._now())
+        gauge = self._metrics.running.labels(plan.source.name)
+        gauge.inc()
+        error: BaseException | None = None
+        with structlog.contextvars.bound_contextvars(
+            run=run_id, connection=connection.id, workspace=connection.workspace_id
+        ):
+            try:
+                if stopped is None:
+                    error = await self._pulled(plan, live, run_id, lease, errand)
+            except asyncio.CancelledError as cut:
+                stopped = cut
+            finally:
+                gauge.dec()
+                del self.live[run_id]
+            if stopped is not None:
+                error = Draining("the daemon stopped")
+            try:
+                # Even a cut run tells its end and frees its lease.
+                await to_its_end(self._finish(plan, live, run_id, lease, error, errand))
+            except asyncio.CancelledError as cut:
+                stopped = cut
+        if stopped is not None:
+            raise stopped
+        return live, error
+
+    async def _pulled(self, plan: Plan, live: Live, run_id: int, lease: str, errand: Errand) -> Exception | None:
+        """Read all there is within the time limit; answers what went wrong."""
+        keeper = asyncio.create_task(self.keep_lease(live.connection.id, lease))
+        try:
+            async with asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S) as limit:
+                await self._pull(plan, live, run_id, lease, errand)
+        except TimeoutError as raised:
+            late = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
+            return late if limit.expired() else raised
+        except Exception as raised:  # noqa: BLE001 - the one broad except: one workspace never stops another
+            return raised
+        finally:
+            keeper.cancel()
+        return None
+
+    async def _pull(self, plan: Plan, live: Live, run_id: int, lease: str, errand: Errand) -> None:
+        """Read every stream of the errand, page by page."""
+        connection = live.connection
+        credentials = self._vault.open(connection.id, connection.sealed)
+        if not errand.regular:
+            plan = replace(plan, options={**plan.options, "max_new_per_run": _ALL_DUE})
+        link = live.link = self.link(plan, connection, credentials, lease=lease)
+        since = self.since(plan, connection, live.started_at, errand)
+        ends = time.monotonic() + plan.run_timeout.total_seconds()
+        async with plan.source.connect(link) as api:
+            for stream in errand.streams:
+                live.stream = stream.name
+                try:
+                    pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
+                except CursorExpired:
+                    log.info("cursor.expired", stream=stream.name)
+                    await self._store.pages.forget_cursors(connection.id, stream.name, lease)
+                    pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
+                while pages and stream.completes and not errand.regular:
+                    pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
+
+    def since(self, plan: Plan, connection: Connection, now: datetime, errand: Errand) -> Since:
+        """Where the streams of a run begin, less what each finds of its own."""
+        sweep = errand.sweep_due_at is not None
+        return Since(
+            now=now,
+            lookback=plan.sweep_lookback if sweep else plan.lookback,
+            cycle_lookback=plan.lookback,
+            sweep_lookback=plan.sweep_lookback,
+            sweep=sweep,
+            sweep_due_at=errand.sweep_due_at,
+            held=self._store.looks.of(connection.id),
+            back_to=errand.back_to,
+        )
+
+    async def _read(
+        self,
+        plan: Plan,
+        live: Live,
+        stream: Stream,
+        api: Any,
+        since: Since,
+        run_id: int,
+        lease: str,
+        errand: Errand,
+        ends: float,
+    ) -> int:
+        """Read a stream to its end; answers the number of its pages."""
+        looks, mine, count = self._store.looks, live.connection.id, 0
+        since = replace(
+            since,
+            cursors=await looks.cursors(mine, stream.name),
+            backlog=await looks.due_backlog(mine, stream.name),
+            watched=await looks.due_watches(mine, stream.name) if stream.watches else (),
+        )
+        async with aclosing(stream.read(api, since)) as pages:  # type: ignore[type-var]  # streams are generators
+            async for page in pages:
+                await self._checkpoint(plan, live, stream, page, run_id, lease)
+                count += 1
+                if self.draining:
+                    raise Draining("the daemon is stopping")
+                if time.monotonic() > ends:
+                    raise RunTimedOut(f"reached its time limit of {plan.run_timeout}")
+                if errand.yields_at is not None and self._now() >= errand.yields_at:
+                    raise GaveWay("gave way to the connection's regular turn")
+        return count
+
+    async def _checkpoint(self, plan: Plan, live: Live, stream: Stream, page: Page, run_id: int, lease: str) -> None:
+        counted = 0 if stream.completes else sum(type(record) is plan.source.counts for record in page.records)
+        counts = await self._store.pages.checkpoint(
+            page,
+            connection_id=live.connection.id,
+            stream=stream.name,
+            lease=lease,
+            run_id=run_id,
+            records=counted,
+            calls=live.calls,
+        )
+        live.records += counted
+        live.counts += counts
+        live.reached = page.reached or live.reached
+        for change, rows in (("added", counts.added), ("changed", counts.changed), ("deleted", counts.deleted)):
+            self._metrics.records.labels(plan.source.name, change).inc(rows)
+        log.debug(
+            "page.stored", stream=stream.name, records=len(page.records), added=counts.added, changed=counts.changed
+        )
+        secrets = live.link.secrets if live.link else ()
+        for note in page.notes:
+            log.warning("source.noted", stream=stream.name, note=redact(note, secrets))
+
+    async def _finish(
+        self, plan: Plan, live: Live, run_id: int, lease: str, error: BaseException | None, errand: Errand
+    ) -> None:
+        connection, now = live.connection, self._now()
+        secrets = live.link.secrets if live.link else ()
+        verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=connection.failures)
+        if isinstance(error, RateLimited) and error.ours and not errand.regular:
+            verdict = replace(verdict, limited_until=None)  # used up is the backfill's half, not the regular cycles'
+        ended = Ended(
+            verdict=verdict,
+            error_kind=None if error is None else kind_of(error),
+            error=None if error is None else redact(words(error), secrets),
+            hint=(redact(error.hint, secrets) or None) if isinstance(error, SourceError) else None,
+            calls=live.calls,
+            swept=errand.sweep_due_at is not None,
+            regular=errand.regular,
+        )
+        self._metrics.runs.labels(plan.source.name, verdict.run_status).inc()
+        try:
+            mine = await self._store.cycles.finish_run(run_id, connection, lease, ended)
+        except Exception as lost:  # noqa: BLE001 - the run's edge as well
+            # The run's row stays `running` and its lease runs out: whoever claims next tells it as interrupted.
+            log.error("run.not_finished", error=words(lost))
+            return
+        if not mine:
+            log.warning("lease.lost")
+        say = log.warning if verdict.run_status == FAILED else log.info
+        say(
+            "run.finished",
+            status=verdict.run_status,
+            records=live.records,
+            added=live.counts.added,
+            changed=live.counts.changed,
+            deleted=live.counts.deleted,
+            calls=live.calls,
+            **({"kind": ended.error_kind, "error": ended.error, "hint": ended.hint} if error is not None else {}),
+        )
+        if error is not None and kind_of(error) == "internal" and not isinstance(error, SQLAlchemyError | OSError):
+            log.error("run.defect", exc_info=error)
+
+    async def keep_lease(self, connection_id: int, lease: str) -> None:
+        """Renew the lease while a stream reads long without a page; a lost one shows at the next checkpoint."""
+        while True:
+            await asyncio.sleep(LEASE.total_seconds() / 3)
+            with suppress(SQLAlchemyError, OSError, LeaseLost):
+                await self._store.pages.renew(connection_id, lease)
+
+    def link(
+        self, plan: Plan, connection: Connection, credentials: Mapping[str, Any], *, lease: str | None = None
+    ) -> Link:
+        """The connection's way out, with the budget of its credential. ``lease``: of the run that it is for."""
+        held = str(connection.sealed)
+
+        async def save(renewed: Mapping[str, Any]) -> None:
+            nonlocal held
+            sealed = self._vault.seal(connection.id, renewed)
+            await self._store.connections.save_credentials(connection.id, sealed, lease=lease, instead_of=held)
+            held = sealed
+
+        def called(method: str, outcome: str, seconds: float) -> None:
+            self._metrics.calls.labels(plan.source.name, method, outcome).inc()
+            self._metrics.call_seconds.labels(plan.source.name).observe(seconds)
+
+        return Link(
+            source=plan.source.name,
+            credential=budget(plan.source, connection.id, credentials),
+            net=self._net,
+            buckets=self._buckets,
+            credentials=credentials,
+            settings=connection.settings,
+            options=plan.options,
+            rates=plan.rates,
+            save=save,
+            patience_s=plan.patience_s,
+            now=self._now,
+            on_call=called,
+        )
+
+
+def words(error: BaseException) -> str:
+    """An error in words that are safe to store. A defect's own text may hold anything: it gives its place instead."""
+    if isinstance(error, SourceError | SealError | Draining | RunTimedOut | GaveWay):
+        return str(error)
+    if isinstance(error, LeaseLost):
+        return "the lease ran out and another daemon took over"
+    if isinstance(error, SQLAlchemyError | OSError):
+        return f"database: {database_words(error)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place} (a defect in syncd; the log has the traceback)"
+
+
+def told(error: BaseException, secrets: Collection[str] = ()) -> str:
+    """An error and its way out as one line for a person."""
+    hint = error.hint if isinstance(error, SourceError) else ""
+    if isinstance(error, RateLimited):
+        hint = hint or f"wait {error.retry_after_s or 60:.0f} s, then try again"
+    return redact(f"{words(error)} - {hint}" if hint else words(error), secrets)

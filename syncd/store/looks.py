@@ -1,0 +1,140 @@
+"""Looking into the store: where a stream resumes, what is due, what is held. Nothing here writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from syncd.source import Waiting
+from syncd.store.pages import batches, digest_of
+from syncd.tables import OF_KIND, backlog, cursors, meetings, messages, watches
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Table
+
+    from syncd.records import Kind, Record
+    from syncd.store.database import Database
+
+AT_ONCE = 500  # things of the backlog, or watches, that one run takes up
+_TIMES = {messages: messages.c.sent_at, meetings: meetings.c.started_at}
+
+
+class Looks:
+    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+
+    async def cursors(self, connection_id: int, stream: str) -> dict[str, str]:
+        """Partition → cursor."""
+        query = select(cursors.c.partition, cursors.c.cursor).where(
+            cursors.c.connection_id == connection_id, cursors.c.stream == stream
+        )
+        async with self._database.read() as session:
+            return {row.partition: row.cursor for row in await session.execute(query)}
+
+    async def due_backlog(self, connection_id: int, stream: str) -> list[Waiting]:
+        """The stream's items whose time has come, the longest due first, at most `AT_ONCE`."""
+        query = (
+            select(backlog.c.external_id, backlog.c.reason, backlog.c.attempts, backlog.c.created_at)
+            .where(
+                backlog.c.connection_id == connection_id,
+                backlog.c.stream == stream,
+                backlog.c.next_try_at <= self._now(),
+            )
+            .order_by(backlog.c.next_try_at, backlog.c.external_id)
+            .limit(AT_ONCE)
+        )
+        async with self._database.read() as session:
+            return [Waiting(*row) for row in await session.execute(query)]
+
+    async def due_watches(self, connection_id: int, stream: str) -> list[str]:
+        """The stream's watches whose time has come, the longest due first, at most `AT_ONCE`."""
+        query = (
+            select(watches.c.external_id)
+            .where(
+                watches.c.connection_id == connection_id,
+                watches.c.stream == stream,
+                watches.c.next_try_at <= self._now(),
+            )
+            .order_by(watches.c.next_try_at, watches.c.external_id)
+            .limit(AT_ONCE)
+        )
+        async with self._database.read() as session:
+            return [row[0] for row in await session.execute(query)]
+
+    async def counts(self, connection_id: int | None = None) -> dict[str, int]:
+        """Live rows per record table."""
+        found = {}
+        async with self._database.read() as session:
+            for table in OF_KIND.values():
+                query = select(func.count()).select_from(table).where(table.c.deleted_at.is_(None))
+                if connection_id is not None:
+                    query = query.where(table.c.connection_id == connection_id)
+                found[table.name] = int((await session.execute(query)).scalar_one())
+        return found
+
+    def of(self, connection_id: int) -> OfConnection:
+        """What a stream may ask about its connection: `source.Held`."""
+        return OfConnection(self._database, connection_id)
+
+
+class OfConnection:
+    """`source.Held`, and the comparison that `syncd verify` makes."""
+
+    def __init__(self, database: Database, connection_id: int) -> None:
+        self._database = database
+        self._id = connection_id
+
+    async def stored(self, kind: Kind, ids: Collection[str], *members: str) -> dict[str, tuple[Any, ...]]:
+        table = OF_KIND[kind]
+        found: dict[str, tuple[Any, ...]] = {}
+        async with self._database.read() as session:
+            for batch in batches(list(dict.fromkeys(ids))):
+                query = self._live(table, members).where(table.c.external_id.in_(batch))
+                found |= {row[0]: tuple(row[1:]) for row in await session.execute(query)}
+        return found
+
+    async def select(
+        self, kind: Kind, *members: str, between: tuple[datetime, datetime] | None = None, **equal: object
+    ) -> dict[str, tuple[Any, ...]]:
+        table = OF_KIND[kind]
+        query = self._live(table, members).where(*(table.c[name] == value for name, value in equal.items()))
+        if between is not None:
+            query = query.where(_TIMES[table].between(*between))
+        async with self._database.read() as session:
+            return {row[0]: tuple(row[1:]) for row in await session.execute(query)}
+
+    async def ids(self, kind: Kind) -> AsyncIterator[Sequence[str]]:
+        table, last = OF_KIND[kind], ""
+        while True:
+            query = self._live(table, ()).where(table.c.external_id > last).order_by(table.c.external_id)
+            async with self._database.read() as session:
+                batch = [row[0] for row in await session.execute(query.limit(AT_ONCE))]
+            if not batch:
+                return
+            yield batch
+            last = batch[-1]
+
+    async def compared(self, kind: Kind, records: Sequence[Record]) -> tuple[list[str], list[str]]:
+        """The ids of those records that are not stored live, and of those that are stored with other content."""
+        table = OF_KIND[kind]
+        wanted = {record.external_id: digest_of(record) for record in records}
+        held: dict[str, str] = {}
+        async with self._database.read() as session:
+            for batch in batches(list(wanted)):
+                query = select(table.c.external_id, table.c.digest).where(
+                    table.c.connection_id == self._id, table.c.external_id.in_(batch), table.c.deleted_at.is_(None)
+                )
+                held |= {row[0]: row[1] for row in await session.execute(query)}
+        missing = [one for one in wanted if one not in held]
+        return missing, [one for one, fresh in wanted.items() if held.get(one, fresh) != fresh]
+
+    def _live(self, table: Table, members: Sequence[str]) -> Any:
+        wanted = [table.c.raw if name == "*" else table.c.raw[name].label(f"m{at}") for at, name in enumerate(members)]
+        return select(table.c.external_id, *wanted).where(
+            table.c.connection_id == self._id, table.c.deleted_at.is_(None)
+        )
