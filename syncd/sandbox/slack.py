@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import base64
 import copy
-import hashlib
 import math
-import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,13 +21,13 @@ from aiohttp import web
 
 from syncd.limits import Rate
 from syncd.sandbox.dataset.slack import SYNCBOT, Office, Room, ts_of
+from syncd.sandbox.slack_pages import Json, Pages, Refusal, digest, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from syncd.sandbox.world import World
 
-Json = dict[str, Any]
 CLIENT = {"client_id": "1000.2000", "client_secret": "sandbox-client-secret"}
 TYPES = {"public_channel": "public", "private_channel": "private", "mpim": "mpim", "im": "im"}
 FAMILY = {"public": "channels", "private": "groups", "mpim": "mpim", "im": "im"}  # of scopes
@@ -42,14 +40,6 @@ ACCEPTS = {  # method → the scopes of which it takes one
     "conversations.replies": _HISTORY,
 }  # fmt: skip
 PER_MINUTE = {"users.list": 20, "conversations.list": 20, "auth.test": 600}  # the others are of tier 3: 50
-
-
-class Refusal(Exception):
-    """Slack's ``ok: false`` with ``code``; ``more``: further members of the answer."""
-
-    def __init__(self, code: str, **more: str) -> None:
-        super().__init__(code)
-        self.answer = {"ok": False, "error": code, **more}
 
 
 @dataclass
@@ -85,6 +75,11 @@ class Slack:
         "react": "{channel?, ts?, name?}: a reaction",
         "invite": "{channel}: the bot becomes a member",
         "kick": "{channel}: the bot is no longer a member",
+        "create": "{name}: a channel, the bot in it",
+        "rename": "{channel, name}",
+        "archive": "{channel, undo?}",
+        "person": "{user, name}: somebody is called otherwise; user is a number, as in post",
+        "limit_history": "{days}: a free plan hides what is older, in every channel; 0 shows it again",
         "scopes": "{scopes: […]}: what the token may do from now on",
         "rotate": "token rotation begins; answers the new credentials",
         "revoke": "{error?}: every call is refused with token_revoked (or account_inactive, invalid_auth)",
@@ -93,11 +88,11 @@ class Slack:
     }
 
     def __init__(self, world: World) -> None:
-        self._world, self._given = world, 0
+        self._world, self._given, self._pages = world, 0, Pages(world)
         self._installs: dict[str, Install] = {}
         for workspace, company in world.companies.items():
             office = Office(company, world.random("slack", workspace), world.options, world.born)
-            seal = _digest(str(world.options.seed), workspace)
+            seal = digest(str(world.options.seed), workspace)
             access: dict[str, datetime | None] = {f"xoxb-{seal}": None, f"xoxp-{seal}": None}
             self._installs[workspace] = Install(office, f"xoxb-{seal}", access)
 
@@ -120,6 +115,20 @@ class Slack:
         people = sorted(user["id"] for user in office.users)
         return {"people": people, "conversations": sorted(room.id for room in rooms), "messages": sorted(held)}
 
+    def holdings(self, workspace: str) -> dict[str, dict[str, Json]]:
+        """Kind → id → JSON as it is served now, of all that a reader holds live who began when the sandbox did.
+
+        A channel that the bot was sent away from is held as it was then.
+        """
+        office = self._installs[workspace].office
+        held: dict[str, dict[str, Json]] = {"people": {user["id"]: user for user in office.users}}
+        held |= {"conversations": {}, "messages": {}}
+        for room in office.rooms.values():
+            if room.member or room.kept is not None:
+                held["conversations"][room.id] = room.info
+                held["messages"] |= room.kept if room.kept is not None else room.live()
+        return held
+
     # ── actions ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -127,9 +136,9 @@ class Slack:
         install = self._installs[workspace]
         if action in {"post", "reply", "edit", "delete", "react"}:
             return install.office.change(action, body, self._world.clock.now())
-        if action in {"invite", "kick"}:
-            install.office.rooms[body["channel"]].member = action == "invite"
-        elif action == "scopes":
+        if action in install.office.settings:
+            return install.office.settings[action](body, self._world.clock.now())
+        if action == "scopes":
             install.scopes = [str(scope) for scope in body["scopes"]]
         elif action == "fail":
             codes = [""] * int(body.get("skip", 0)) + [str(body["error"])] * int(body.get("times", 1))
@@ -209,17 +218,17 @@ class Slack:
 
     def _users_list(self, install: Install, args: Json) -> Json:
         install.need("users:read")
-        page, rest = self._paged("users.list", args, install.office.users, "id", 1000)
+        page, rest = self._pages.cut("users.list", args, install.office.users, "id", 1000)
         return {"members": page, "cache_ts": int(self._world.clock.now().timestamp()), **rest}
 
     def _users_conversations(self, install: Install, args: Json) -> Json:
         rooms = [room.info for room in self._listed(install, args) if room.member]
-        page, rest = self._paged("users.conversations", args, rooms, "id", 999)
+        page, rest = self._pages.cut("users.conversations", args, rooms, "id", 999)
         return {"channels": page, **rest}
 
     def _conversations_list(self, install: Install, args: Json) -> Json:
         rooms = [_info(room) for room in self._listed(install, args) if room.member or room.plan.kind == "public"]
-        page, rest = self._paged("conversations.list", args, rooms, "id", 999)
+        page, rest = self._pages.cut("conversations.list", args, rooms, "id", 999)
         return {"channels": page, **rest}
 
     def _listed(self, install: Install, args: Json) -> list[Room]:
@@ -263,8 +272,11 @@ class Slack:
         room = self._room(install, args, "history")
         if not room.member and not args["token"].startswith("xoxp-"):
             raise Refusal("not_in_channel")
-        page, rest = self._paged("conversations.history", args, _within(room.history(), args), "ts", 999)
+        shown = [one for one in room.history() if one["ts"] >= room.hidden_before]
+        most = 15 if self._restricted("conversations.history") else 999
+        page, rest = self._pages.cut("conversations.history", args, within(shown, args), "ts", 999, most)
         echo: Json = {key: args[key] for key in ("oldest", "latest") if key in args}
+        echo |= {"is_limited": True} if room.hidden_before else {}
         echo |= {"pin_count": 0, "channel_actions_ts": None, "channel_actions_count": 0}
         return {"messages": [self._served(one, room) for one in page], "has_more": _has_more(rest), **echo, **rest}
 
@@ -273,11 +285,12 @@ class Slack:
         asked = room.messages.get(str(args.get("ts")))
         if not room.member and not args["token"].startswith("xoxp-"):
             raise Refusal("channel_not_found")
-        if asked is None or str(asked.get("subtype")).startswith("channel_"):
+        parent = room.messages.get(str(asked.get("thread_ts", asked["ts"]))) if asked else None
+        if parent is None or parent["ts"] < room.hidden_before or str(parent.get("subtype")).startswith("channel_"):
             raise Refusal("thread_not_found")
-        parent = room.messages[str(asked.get("thread_ts", asked["ts"]))]
-        replies = _within(room.replies(parent["ts"]), args)
-        page, rest = self._paged("conversations.replies", args, replies, "ts", 1000)
+        replies = within(room.replies(parent["ts"]), args)
+        most = 15 if self._restricted("conversations.replies") else 1000
+        page, rest = self._pages.cut("conversations.replies", args, replies, "ts", 1000, most)
         if not args.get("cursor") or self._world.switch("slack.parent_on_pages", "all") == "all":
             page = [parent | {"subscribed": True, "last_read": parent["ts"]}, *page]
         return {"messages": [self._served(one) for one in page], "has_more": _has_more(rest), **rest}
@@ -293,42 +306,7 @@ class Slack:
 
     def _fresh(self) -> str:
         self._given += 1
-        return _digest(str(self._given))
-
-    # ── pages ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _paged(self, method: str, args: Json, rows: list[Json], key: str, top: int) -> tuple[list[Json], Json]:
-        """A page of ``rows`` and its metadata. The cursor names the last row served: what comes later shifts none."""
-        newest_first = method == "conversations.history"
-        rows = sorted(rows, key=lambda row: str(row[key]), reverse=newest_first)
-        top = 15 if self._restricted(method) else top
-        limit = str(args.get("limit") or min(top, 100))
-        if not limit.isdigit() or (int(limit) > top and key == "id"):
-            raise Refusal("invalid_limit")
-        asked = sorted(f"{name}={value}" for name, value in args.items() if name != "cursor")
-        query, now = _digest(method, *asked), self._world.clock.now().timestamp()
-        if args.get("cursor"):
-            after = self._position(str(args["cursor"]), query, now)
-            rows = [row for row in rows if (row[key] < after if newest_first else row[key] > after)]
-        size = self._world.page_size(max(1, min(int(limit), top)))
-        if self._world.switch("slack.short_pages", "off") == "on":
-            size = max(1, size // 2)
-        if len(rows) <= size:
-            absent = self._world.switch("slack.metadata_absent_at_end", "off") == "on"
-            return rows, {} if absent else {"response_metadata": {"next_cursor": ""}}
-        told = f"{rows[size - 1][key]} {int(now) + int(self._world.switch('slack.cursor_life_s', '3600'))} {query}"
-        cursor = base64.b64encode(f"{told} {_digest(told)}".encode()).decode()
-        return rows[:size], {"response_metadata": {"next_cursor": cursor}}
-
-    def _position(self, cursor: str, query: str, now: float) -> str:
-        try:
-            told, _, seal = base64.b64decode(cursor, validate=True).decode().rpartition(" ")
-            after, ends, asked = told.split(" ")
-        except ValueError:
-            raise Refusal("invalid_cursor") from None
-        if seal != _digest(told) or asked != query or int(ends) <= now:
-            raise Refusal("invalid_cursor")
-        return after
+        return digest(str(self._given))
 
     # ── rotation ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -356,9 +334,9 @@ class Slack:
         now, number = self._world.clock.now(), str(len(install.refresh))
         grace = now + timedelta(seconds=int(self._world.switch("slack.refresh_grace_s", "60")))
         install.refresh = {token: ends or grace for token, ends in install.refresh.items()}
-        install.refresh[f"xoxe-1-{_digest(install.token, 'refresh', number)}"] = None
+        install.refresh[f"xoxe-1-{digest(install.token, 'refresh', number)}"] = None
         life = timedelta(seconds=int(self._world.switch("slack.token_life_s", "43200")))
-        install.access[f"xoxe.xoxb-1-{_digest(install.token, 'access', number)}"] = now + life
+        install.access[f"xoxe.xoxb-1-{digest(install.token, 'access', number)}"] = now + life
         while len(install.access) > 2:
             oldest = next(iter(install.access))
             install.spent.add(oldest)
@@ -372,10 +350,6 @@ class Slack:
         return held | {"expires_at": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b("/".join(parts).encode(), digest_size=10).hexdigest()
-
-
 def _info(room: Room) -> Json:
     """Contract: membership and the number of members are told by all but users.conversations."""
     return room.info | ({} if room.plan.kind == "im" else {"is_member": room.member, "num_members": 9})
@@ -383,16 +357,3 @@ def _info(room: Room) -> Json:
 
 def _has_more(rest: Json) -> bool:
     return bool(rest.get("response_metadata", {}).get("next_cursor"))
-
-
-def _within(rows: list[Json], args: Json) -> list[Json]:
-    """Contract: both bounds are open unless ``inclusive``."""
-    bounds = {}
-    for name, default in (("oldest", "0"), ("latest", "9999999999.999999")):
-        found = re.fullmatch(r"(\d{1,10})(?:\.(\d{1,6}))?", str(args.get(name) or default))
-        if not found:
-            raise Refusal(f"invalid_ts_{name}")
-        bounds[name] = f"{int(found[1]):010d}.{(found[2] or ''):0<6}"
-    closed = str(args.get("inclusive", "")).lower() in {"1", "true"}
-    ends = (bounds["oldest"], bounds["latest"]) if closed else ()
-    return [row for row in rows if bounds["oldest"] < row["ts"] < bounds["latest"] or row["ts"] in ends]

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, RateLimited, Rejected, SourceError, Transient
-from syncd.sources.slack import SOURCE, _conversation, _fault, _message, _person
+from syncd.sources.slack import SOURCE
+from syncd.sources.slack_api import _fault
+from syncd.sources.slack_records import conversation, message, person
 
 
 def said(**members: Any) -> str | None:
-    return _message("C1", {"ts": "1700000000.000100", **members}).text
+    return message("C1", {"ts": "1700000000.000100", **members}).text
 
 
 @pytest.mark.parametrize(
@@ -87,20 +89,18 @@ def test_a_post_of_files_alone_is_named_by_them() -> None:
         {"id": "F1", "name": "a.pdf", "title": None, "mimetype": "application/pdf", "size": 3, "permalink": "p"},
         None,
     ]
-    message = _message("C1", {"ts": "1700000000.000100", "text": "", "files": files})
-    assert message.text == "a.pdf"
-    assert message.attachments == [
+    made = message("C1", {"ts": "1700000000.000100", "text": "", "files": files})
+    assert made.text == "a.pdf"
+    assert made.attachments == [
         {"id": "F1", "name": "a.pdf", "title": None, "mimetype": "application/pdf", "size": 3, "permalink": "p"}
     ]
 
 
 def test_a_message_is_keyed_by_its_ts_as_text_and_points_to_its_thread() -> None:
-    message = _message(
-        "C1", {"ts": "1700000000.123456", "thread_ts": "1699999999.000001", "user": "U1", "bot_id": "B1"}
-    )
-    assert (message.external_id, message.thread_id) == ("C1:1700000000.123456", "C1:1699999999.000001")
-    assert message.sent_at == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
-    assert (message.author_id, message.author) == ("U1", None)
+    made = message("C1", {"ts": "1700000000.123456", "thread_ts": "1699999999.000001", "user": "U1", "bot_id": "B1"})
+    assert (made.external_id, made.thread_id) == ("C1:1700000000.123456", "C1:1699999999.000001")
+    assert made.sent_at == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
+    assert (made.author_id, made.author) == ("U1", None)
 
 
 @pytest.mark.parametrize("odd", [None, "", [], {}, 7, True, ["x"], {"text": 3}, [None, [1], {"type": ["x"]}]])
@@ -110,9 +110,9 @@ def test_no_shape_of_a_field_breaks_a_mapper(odd: Any) -> None:
         "reactions", "subtype", "profile", "name", "real_name", "is_bot", "is_im", "is_private", "is_archived",
     )  # fmt: skip
     raw = dict.fromkeys(names, odd)
-    assert _message("C1", {**raw, "ts": "not a ts"}).sent_at is None
-    assert _person({**raw, "id": "U1"}).raw["text"] == odd
-    assert _conversation({**raw, "id": "C1"}).external_id == "C1"
+    assert message("C1", {**raw, "ts": "not a ts"}).sent_at is None
+    assert person({**raw, "id": "U1"}).raw["text"] == odd
+    assert conversation({**raw, "id": "C1"}).external_id == "C1"
 
 
 def test_unknown_fields_survive_in_raw_and_volatile_ones_leave_the_digest_only() -> None:
@@ -122,9 +122,9 @@ def test_unknown_fields_survive_in_raw_and_volatile_ones_leave_the_digest_only()
         "blocks": [{"block_id": "x", "type": "divider"}],
         "subscribed": True,
     }
-    message = _message("C1", raw)
-    assert message.raw == raw
-    assert message.stable == {"ts": "1.000001", "new_thing": {"a": [1]}, "blocks": [{"type": "divider"}]}
+    made = message("C1", raw)
+    assert made.raw == raw
+    assert made.stable == {"ts": "1.000001", "new_thing": {"a": [1]}, "blocks": [{"type": "divider"}]}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_unknown_fields_survive_in_raw_and_volatile_ones_leave_the_digest_only()
     ],
 )
 def test_the_kind_of_a_conversation_is_told_by_its_flags(flags: dict[str, Any], kind: str, name: str | None) -> None:
-    made = _conversation({"id": "C1", **flags})
+    made = conversation({"id": "C1", **flags})
     assert (made.kind, made.name, made.is_private) == (kind, name, kind != "channel")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+from syncd.sandbox.dataset.slack_talks import NOTES, TALKS
 
 if TYPE_CHECKING:
     import random
@@ -18,77 +21,6 @@ Json = dict[str, Any]
 
 FOREIGN, SYNCBOT, CI = -3, -2, -1  # who writes besides the staff: a customer's person, our bot, the build bot
 _PUBLIC = ("general", "sales", "support", "engineering", "product")
-# A talk is an opening and its replies; customer, numbers and people stay the same within one. A note stands alone.
-_TALKS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "general": (
-        ("Office is closed on Friday for the fire inspection :house:", "Does that hold for the lab too?",
-         "Yes, the whole building", "Thanks, moved the {customer} visit to Thursday"),
-        ("All hands moves to 16:00, same link <https://meet.example/allhands|the usual room>",
-         "Recording for those who travel?", "Will be in the folder tonight :+1:"),
-        ("Please welcome our new colleague in support! :tada:", "Welcome!!", "¡Bienvenida! Un placer tenerte aquí",
-         "ようこそ 🎉", "Lunch at noon, come along"),
-        ("Expense reports are due on {day}", "Portal says <https://expenses.example/login|403> for me",
-         "Try again, your seat had run out &amp; I added one"),
-    ),
-    "sales": (
-        ("{customer} asked for the revised quote by {day}: {amount}, 3 years, 40 seats", "Did legal sign off?",
-         "Waiting for it, {who} has the draft", "Signed off just now", "{contact} confirmed receipt :handshake:"),
-        ("Discovery call with {contact} of {customer} went well. They keep calls in a spreadsheet", "Budget?",
-         "Around {amount}, decision in six weeks", "Let me bring in {who} for the security questions"),
-        ("{customer} renewal: up 15% or we keep the price for a case study?", "Case study, they are a great name",
-         "Agreed &gt; I draft the mail to {contact}"),
-        ("Lost {customer} to “no decision” :disappointed:", "Shall we ask for a retro?", "{contact} offered {day}"),
-    ),
-    "support": (
-        ("{customer} reports exports that stop at 10,000 rows, ticket #{ref}", "Reproduced with their file",
-         "{who} is that the old paging bug?", "Looks like it. Fix goes out with {version}", "Told {contact}"),
-        ("Ticket #{ref}: SSO login loops at {customer}", "Clock skew on their side? 5 min off breaks it",
-         "That was it, {contact} fixed their NTP", "Closing :white_check_mark:"),
-        ("Can somebody translate? «Экспорт не открывается в Excel, кодировка сломана»",
-         "Export does not open in Excel, encoding broken", "It was UTF-16. Filed as #{ref}"),
-        ("{contact} wants to talk to a human about invoice {ref}", "I call back at 3", "Done, wrong VAT number"),
-    ),
-    "engineering": (
-        ("Deploying {version} to staging in 10 min", "Hold on, migration {ref} is not merged", "Merged now",
-         "Deployed, dashboards are green"),
-        ("p95 of /search doubled since last night <https://graphs.example/d/search|graph>",
-         "The new index is not used for short queries", "Rolled the flag back for {customer}", "p95 back to normal",
-         "Post-mortem on {day}, I write it up"),
-        ("Anybody else seeing `ECONNRESET` in CI? Build {ref} failed 3 times", "Runner 4 is out of disk",
-         "Cleaned, retry please", "Green :green_heart:"),
-        ("RFC: drop the nightly batch and read by cursor instead", "What happens after an outage?",
-         "We go on from where the cursor stands, whatever the gap", "Then I like it. {who}?", "+1", "Merged"),
-        ("if (a &lt; b &amp;&amp; b &gt; c) was never true in the retry code. How did this ever work?",
-         "It did not :see_no_evil:", "Patch in {version}"),
-    ),
-    "product": (
-        ("Interview notes from {customer}: they want mentions across tools in one list", "The third one asking",
-         "Then it goes to the top for next quarter", "{who} can you size it?"),
-        ("Mock-ups for the new onboarding are up, comments until {day}", "Step 3 feels long", "Good point, updated"),
-    ),
-    "leadership": (
-        ("Board deck: numbers due on {day}. {who} pipeline please", "{amount} weighted", "Thanks, it is in"),
-        ("Do we sign {customer} without the usual liability cap?", "No. Counter with twice the yearly fee"),
-    ),
-    "direct": (("Can you send me the contract of {customer} again?", "Sure, one minute"),),
-}  # fmt: skip
-_NOTES: dict[str, tuple[str, ...]] = {
-    "general": ("Good morning :sun_with_face:", "The coffee machine on 2 works again", "Fire drill at 11, a drill only",
-                "Visitors from {customer} are here today", "<!here> parking lot closes at 20:00 tonight",
-                "Lost: one grey scarf. Found: three umbrellas", "Cake in the kitchen :cake:", "Wifi is back"),
-    "sales": ("Signed: {customer}, {amount} :moneybag:", "Moved {customer} to stage 4", "Out tomorrow, {who} covers",
-              "{contact} is the new buyer at {customer}", "Forecast call at 9, numbers in by 8:30 please",
-              "{customer} pushed the call to {day}", "Price list v{ref} is in the folder", "Demo with {contact} done"),
-    "support": ("Queue is at {ref}, oldest is two days", "{customer} is happy again", "Shift handover done, two open",
-                "<mailto:help@desk.example|help@desk.example> bounced for an hour, fixed", "#{ref} is a duplicate",
-                "{contact} says thank you :heart:", "Phone line was down for 4 minutes", "Macro for refunds is live"),
-    "engineering": ("Rotated the certificates on staging", "{version} is out", "On call from today: {who}",
-                    "`make test` is 40% faster after #{ref}", "Please rebase, main moved a lot today",
-                    "Database is on 17.2, no downtime", "Review of #{ref} please, a small one"),
-    "product": ("Roadmap doc is updated", "Changelog for {version} is out", "NPS this month: {ref}"),
-    "leadership": ("1:1s move to {day}", "Offer for the CS lead went out"),
-    "direct": ("Thanks!", "👍", "Call me when you are back", "明日の資料、見ました。ありがとうございます"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +54,10 @@ def ts_of(at: datetime) -> str:
 
 @dataclass
 class Room:
-    """A conversation. ``messages``: ts → message, replies among them. ``threads``: ts of a parent → ts of replies."""
+    """A conversation. ``messages``: ts → message, replies among them. ``threads``: ts of a parent → ts of replies.
+
+    ``hidden_before``: the ts below which a free plan shows nothing. ``kept``: what was live when the bot was sent away.
+    """
 
     id: str
     plan: Plan
@@ -130,6 +65,13 @@ class Room:
     info: Json = field(default_factory=dict)
     messages: dict[str, Json] = field(default_factory=dict)
     threads: dict[str, list[str]] = field(default_factory=dict)
+    hidden_before: str = ""
+    kept: dict[str, Json] | None = None
+
+    def live(self) -> dict[str, Json]:
+        """``<channel>:<ts>`` → message, of all that is not deleted."""
+        live = {ts: one for ts, one in self.messages.items() if one.get("subtype") != "tombstone"}
+        return {f"{self.id}:{ts}": copy.deepcopy(one) for ts, one in live.items()}
 
     def post(self, at: datetime, message: Json, thread_ts: str | None = None) -> str:
         """A message of its own or a reply. Its ts is unique here; the last digits are a sequence."""
@@ -239,6 +181,56 @@ class Office:
             room.delete(ts)
         return {"channel": room.id, "ts": ts}
 
+    @property
+    def settings(self) -> Mapping[str, Callable[[Mapping[str, Any], datetime], Json]]:
+        """What can be done to channels and people, by action."""
+        return {
+            "invite": self._invite,
+            "kick": self._kick,
+            "create": self._create,
+            "rename": self._rename,
+            "archive": self._archive,
+            "person": self._call,
+            "limit_history": self._limit,
+        }
+
+    def _invite(self, body: Mapping[str, Any], now: datetime) -> Json:
+        room = self.rooms[body["channel"]]
+        room.member, room.kept = True, None
+        return {"channel": room.id}
+
+    def _kick(self, body: Mapping[str, Any], now: datetime) -> Json:
+        room = self.rooms[body["channel"]]
+        room.member, room.kept = False, room.live() if room.member else room.kept
+        return {"channel": room.id}
+
+    def _create(self, body: Mapping[str, Any], now: datetime) -> Json:
+        room = Room(f"C1{self.company.index:03d}{len(self.rooms):05d}", Plan(str(body["name"]), "general"), member=True)
+        room.info = self._room_info(room, now)
+        self.rooms[room.id] = room
+        return {"channel": room.id}
+
+    def _rename(self, body: Mapping[str, Any], now: datetime) -> Json:
+        room, name = self.rooms[body["channel"]], str(body["name"])
+        room.info |= {"name": name, "name_normalized": name, "previous_names": [room.info.get("name")]}
+        return {"channel": room.id}
+
+    def _archive(self, body: Mapping[str, Any], now: datetime) -> Json:
+        room = self.rooms[body["channel"]]
+        room.info["is_archived"] = not body.get("undo", False)
+        return {"channel": room.id}
+
+    def _call(self, body: Mapping[str, Any], now: datetime) -> Json:
+        user = next(one for one in self.users if one["id"] == self.ids[int(body["user"])])
+        user["profile"] = {**user["profile"], "display_name": str(body["name"])}
+        return {"user": user["id"]}
+
+    def _limit(self, body: Mapping[str, Any], now: datetime) -> Json:
+        days = float(body["days"])
+        for room in self.rooms.values():
+            room.hidden_before = ts_of(now - timedelta(days=days)) if days else ""
+        return {"days": days}
+
     def _moment(self, day: int) -> datetime:
         """Within the 24 hours that end ``day`` days ago, mostly when people are awake."""
         for _ in range(3):
@@ -256,7 +248,7 @@ class Office:
             "version": f"v3.{rng.randrange(2, 30)}.0", "day": rng.choice(("Monday", "Tuesday", "Thursday")),
         }  # fmt: skip
         is_talk, topic = self._drawn((True, *[False] * 5)), room.plan.topic
-        opening, *answers = self._drawn(_TALKS[topic]) if is_talk else (self._drawn(_NOTES[topic]),)
+        opening, *answers = self._drawn(TALKS[topic]) if is_talk else (self._drawn(NOTES[topic]),)
         message = self.message(by, opening.format(**words), {})
         if (chance := rng.random()) < 0.15:
             users = [self.ids[one] for one in rng.sample(range(staff), rng.randrange(1, 4))]

@@ -1,0 +1,284 @@
+"""Slack's channel histories: the window of each cycle, the sweep, the backfill. Belongs to `slack`.
+
+A window is read from its newest message down, so it is covered only at its end. One that does not fit into a run goes
+on where it was: its cursor tells how low it was read. What is stored and was not shown is gone, but only once the
+window was read to its end, in order and with nothing hidden.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from syncd.errors import CursorExpired, Misconfigured, Rejected, Transient
+from syncd.records import Deletion, Message
+from syncd.source import Page, Pending
+from syncd.sources.slack_records import moment, ts_of
+from syncd.sources.slack_threads import (
+    all_threads,
+    changed_threads,
+    stored_page,
+    thread,
+    threads_before,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from syncd.source import Since
+    from syncd.sources.slack_api import Api
+    from syncd.sources.slack_text import Json
+
+    Choose = Callable[[Since, str, list[Json]], Awaitable[list[Json]]]
+
+_CLOCK_SKEW = timedelta(minutes=5)  # a message may show up with a ts this much before the moment we had read until
+_BEGAN = datetime(2010, 1, 1, tzinfo=UTC)  # before Slack; ts are compared as text, so all need ten digits
+_REMEMBERED = 1000  # missing messages that a cursor holds; more are found by the next sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """From ``oldest`` to ``latest``, both taken in; what is above ``lowest`` is read. ``missing``: not shown there."""
+
+    oldest: str
+    latest: str
+    lowest: str
+    missing: tuple[str, ...] = ()
+
+
+def _window(oldest: datetime, latest: datetime) -> Window:
+    return Window(ts_of(oldest), ts_of(latest), ts_of(latest))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A channel's cursor: ``done`` = read until then (or swept at, or back to), ``window`` = one that is under way.
+
+    Written as ``done`` alone where no window is under way, else as JSON.
+    """
+
+    done: str = ""
+    window: Window | None = None
+
+    @classmethod
+    def of(cls, cursor: str) -> Place:
+        if not cursor.startswith("{"):
+            return cls(cursor)
+        held = json.loads(cursor)
+        window = held["window"]
+        return cls(held["done"], Window(**{**window, "missing": tuple(window["missing"])}))
+
+    def __str__(self) -> str:
+        return json.dumps({"done": self.done, "window": asdict(self.window)}) if self.window else self.done
+
+
+def places(since: Since) -> dict[str, Place]:
+    return {channel: Place.of(cursor) for channel, cursor in since.cursors.items()}
+
+
+async def each_channel(
+    api: Api, since: Since, read: Callable[[str, Place], AsyncIterator[Page]]
+) -> AsyncIterator[Page]:
+    """``read`` of each channel, the one read longest ago first. One that refuses waits, and stops no other."""
+    known = places(since)
+    for channel in sorted(set(api.channels), key=lambda one: (known.get(one, Place()).done, one)):
+        try:
+            async for page in read(channel, known.get(channel, Place())):
+                yield page
+        except Rejected as error:
+            yield Page(pending=[Pending(channel, error.message, "messages")])
+        except Misconfigured as error:  # a scope for this kind of conversation: read the others, then call a person
+            api.closed.setdefault(channel, error)
+    if api.closed:
+        raise next(iter(api.closed.values()))
+
+
+async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
+    """The cycle's window of each channel. Partition: its id; cursor: read until then."""
+    for item in since.backlog:
+        channel, _, parent = item.external_id.partition(":")
+        if channel not in api.channels and channel not in api.closed:
+            yield Page(resolved=[item.external_id])
+        elif parent and channel in api.channels:
+            async for page in thread(api, since, channel, parent, end=Page(resolved=[item.external_id])):
+                yield page
+
+    async def read(channel: str, place: Place) -> AsyncIterator[Page]:
+        until, end = place.done, Page(partition=channel, resolved=[channel])
+        if place.window is not None:  # the run was cut within it
+            async for page in window(
+                api, since, channel, place.window, place, replace(end, cursor=place.window.latest)
+            ):
+                yield page
+            until = place.window.latest
+        begins = min(since.now - since.cycle_lookback, (moment(until) or since.now) - _CLOCK_SKEW)
+        # latest is fixed, so that what comes meanwhile does not shift the pages
+        wanted, end = _window(begins, since.now), replace(end, cursor=ts_of(since.now))
+        async for page in window(api, since, channel, wanted, Place(until), end):
+            yield page
+
+    async for page in each_channel(api, since, read):
+        yield page
+
+
+async def sweep(api: Api, since: Since) -> AsyncIterator[Page]:
+    """The sweep's window of each channel and every thread in it, for late changes. Cursor: when it was swept.
+
+    The cycle's part of it was read by `messages` just now: there only the threads are read, for an edited reply shows
+    nowhere else.
+    """
+    if since.sweep_due_at is None:
+        return
+    due = ts_of(since.sweep_due_at)
+
+    async def read(channel: str, place: Place) -> AsyncIterator[Page]:
+        if place.window is None and place.done >= due:
+            return
+        wanted = place.window or _window(since.now - since.sweep_lookback, since.now)
+        swept = wanted.latest
+        border = ts_of((moment(swept) or since.now) - since.cycle_lookback)
+        for ts in await _threads_above(since, channel, border, wanted.lowest):
+            if f"{channel}:{ts}" in api.threads:
+                continue
+            async for page in thread(api, since, channel, ts):
+                yield page
+            wanted = replace(wanted, lowest=ts)
+            yield Page(partition=channel, cursor=str(Place(place.done, wanted)))
+        wanted = replace(wanted, lowest=min(wanted.lowest, border))
+        end = Page(partition=channel, cursor=swept)
+        async for page in window(api, since, channel, wanted, place, end, all_threads):
+            yield page
+
+    async for page in each_channel(api, since, read):
+        yield page
+
+
+async def _threads_above(since: Since, channel: str, border: str, below: str) -> list[str]:
+    """The ts of the stored threads that began at ``border`` or later and before ``below``, newest first."""
+    span = (_at(border), _at(below))
+    held = await since.held.select(Message, "thread_ts", conversation_id=channel, between=span)
+    return sorted({str(ts) for (ts,) in held.values() if ts and border <= str(ts) < below}, reverse=True)
+
+
+async def backfill(api: Api, since: Since) -> AsyncIterator[Page]:
+    """Each channel from now back to ``since.back_to``. Cursor: back to when, and the window that is under way."""
+    back_to = ts_of(max(since.back_to or since.now, _BEGAN))
+
+    async def read(channel: str, place: Place) -> AsyncIterator[Page]:
+        if place.done == back_to and place.window is None:
+            return
+        fresh = place.window is None or place.done != back_to
+        wanted = _window(_at(back_to), since.now) if fresh or place.window is None else place.window
+        end = Page(partition=channel, cursor=back_to, reached=since.back_to)
+        try:
+            async for page in window(api, since, channel, wanted, Place(back_to), end):
+                at = Place.of(page.cursor or "").window
+                yield replace(page, reached=moment(at.lowest)) if at else page
+        except Rejected as error:
+            yield Page(notes=[f"{channel} was not read back: {error.message}"])
+
+    async for page in each_channel(api, since, read):
+        yield page
+    yield Page(forget=[*since.cursors, *api.channels])
+
+
+async def window(
+    api: Api,
+    since: Since,
+    channel: str,
+    wanted: Window,
+    place: Place,
+    end: Page,
+    choose: Choose = changed_threads,
+) -> AsyncIterator[Page]:
+    """A window from its ``lowest`` down to its end: messages, the threads that ``choose`` names, then the deletions.
+
+    ``end``: what its last page says; before that each page's cursor is ``place`` with how low the window was read.
+    """
+    missing, edge, sound, given = set(wanted.missing), "", True, (wanted.oldest, wanted.latest)
+    async for rows, last, answer in _history(api, channel, wanted):
+        shown, high = {raw["ts"] for raw in rows if moment(raw["ts"])}, edge or wanted.lowest
+        sound &= not answer.get("is_limited") and max(shown, default="") <= high
+        low = wanted.oldest if last else min(shown, default=high)
+        missing = (missing | await _stored(since, channel, low, high, edge)) - shown
+        threads = await choose(since, channel, rows)
+        older = await threads_before(since, channel, rows, wanted.oldest)
+        rest = [raw for raw in rows if raw not in threads]
+        under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())
+        closing = Page(partition=end.partition, cursor=str(replace(place, window=under_way)))
+        if last:
+            closing = end
+            for ts in await _to_reread(since, channel, missing) if sound and missing else ():
+                async for page in thread(api, since, channel, ts):
+                    yield page
+            closing = replace(end, deletions=await _gone(since, channel, missing) if sound and missing else [])
+        plain = not threads and not older
+        yield stored_page(channel, rest, closing if plain else Page())
+        for parent in threads:  # stored, it proves that its thread was read: it comes with the thread's last page
+            async for page in thread(api, since, channel, parent["ts"], parent, given):
+                yield page
+        for ts in older:
+            async for page in thread(api, since, channel, ts, given=given):
+                yield page
+        if not plain:
+            yield closing
+        edge = low
+
+
+async def _history(api: Api, channel: str, wanted: Window) -> AsyncIterator[tuple[list[Json], bool, Json]]:
+    """The history of a window from ``lowest`` down. After a stale page token it goes on below what was shown."""
+    latest = wanted.lowest
+    while True:
+        asked = {"channel": channel, "oldest": wanted.oldest, "latest": latest, "inclusive": True}
+        low = latest
+        try:
+            async for rows, last, answer in api.pages("conversations.history", "messages", **asked):
+                low = min((raw["ts"] for raw in rows if moment(raw["ts"])), default=low)
+                yield rows, last, answer
+            return
+        except CursorExpired as error:
+            if low == latest:  # not CursorExpired: that would forget how far each channel was read
+                raise Transient(f"{error.message} after a fresh start") from None
+            latest = low
+
+
+async def _stored(since: Since, channel: str, low: str, high: str, edge: str) -> set[str]:
+    """The ts of what is stored between two ts that a history shows: no replies but those sent to the channel.
+
+    ``edge``: the lowest ts of the page before, which was shown there.
+    """
+    held = await since.held.select(
+        Message, "thread_ts", "subtype", conversation_id=channel, between=(_at(low), _at(high))
+    )
+    found = {key.removeprefix(f"{channel}:"): raw for key, raw in held.items()}
+    return {
+        ts
+        for ts, (thread_ts, subtype) in found.items()
+        if ts != edge and (thread_ts in (None, ts) or subtype == "thread_broadcast")
+    }
+
+
+async def _to_reread(since: Since, channel: str, missing: set[str]) -> list[str]:
+    """The threads that tell what became of missing messages: of a parent its replies, of a broadcast reply itself."""
+    held = await since.held.stored(Message, [f"{channel}:{ts}" for ts in sorted(missing)], "thread_ts")
+    return sorted({str(thread_ts) for (thread_ts,) in held.values() if thread_ts})
+
+
+async def _gone(since: Since, channel: str, missing: set[str]) -> list[Deletion]:
+    """The deletions among missing messages. A broadcast reply may only have been taken back from the channel."""
+    held = await since.held.stored(Message, [f"{channel}:{ts}" for ts in sorted(missing)], "subtype", "thread_ts")
+    return [Deletion(Message, key) for key, raw in held.items() if not _is_reply(key, raw)]
+
+
+def _is_reply(key: str, raw: tuple[Any, ...]) -> bool:
+    _, thread_ts = raw
+    return bool(thread_ts) and not key.endswith(f":{thread_ts}")
+
+
+def _at(ts: str) -> datetime:
+    at = moment(ts)
+    if at is None:
+        raise ValueError(f"{ts!r} is no ts of ours")
+    return at

@@ -1,0 +1,70 @@
+"""Slack's people, conversations and messages as records. Pure; belongs to `slack`."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from syncd.records import Conversation, Message, Person, without
+from syncd.sources.slack_text import Json, objects, plain, text
+
+# Differ from call to call, or between the copies in history and in replies, though nothing happened.
+VOLATILE = frozenset({"block_id", "subscribed", "last_read", "root", "unread_count", "unread_count_display", "latest"})
+_FILE = ("id", "name", "title", "mimetype", "size", "permalink")
+_KINDS = (("is_im", "im"), ("is_mpim", "mpim"), ("is_private", "group"), ("is_group", "group"))
+
+
+def person(raw: Json) -> Person:
+    profile, is_bot = raw.get("profile"), raw.get("is_bot") if isinstance(raw.get("is_bot"), bool) else None
+    name = text(profile, "display_name") or text(profile, "real_name") or text(raw, "name") or None
+    return Person(external_id=raw["id"], raw=raw, name=name, email=text(profile, "email") or None, is_bot=is_bot)
+
+
+def conversation(raw: Json) -> Conversation:
+    """Contract: its kind is told by flags, never by the first letter of the id. A DM has no name: the other's id."""
+    kind = next((kind for flag, kind in _KINDS if raw.get(flag) is True), "channel")
+    return Conversation(
+        external_id=raw["id"], raw=raw, stable=without(raw, VOLATILE), kind=kind, is_private=kind != "channel",
+        name=text(raw, "user" if kind == "im" else "name") or None, is_archived=raw.get("is_archived") is True,
+    )  # fmt: skip
+
+
+def message(channel: str, raw: Json) -> Message:
+    """Where there is no text, it is what the blocks, the attachments or the names of the files say."""
+    thread, files = text(raw, "thread_ts"), objects(raw.get("files"))
+    said = [plain(raw.get("text"), mrkdwn=True), plain(raw.get("blocks")), plain(raw.get("attachments"))]
+    said.append(plain([text(part, "title") or text(part, "name") for part in files]))
+    return Message(
+        external_id=f"{channel}:{raw['ts']}",
+        raw=raw,
+        stable=without(raw, VOLATILE),
+        conversation_id=channel,
+        thread_id=f"{channel}:{thread}" if thread else None,
+        author_id=text(raw, "user") or text(raw, "bot_id") or None,
+        author=text(raw, "username") or text(raw, "bot_profile", "name") or None,
+        sent_at=moment(raw["ts"]),
+        edited_at=moment(text(raw, "edited", "ts")),
+        text=next((part for part in said if part.strip()), None),
+        attachments=[{key: part.get(key) for key in _FILE} for part in files],
+    )
+
+
+def moment(ts: str) -> datetime | None:
+    """A ts as aware UTC, by its digits; None where it is none."""
+    found = re.fullmatch(r"([0-9]{1,11})\.([0-9]{6})", ts)
+    return datetime.fromtimestamp(int(found[1]), UTC).replace(microsecond=int(found[2])) if found else None
+
+
+def ts_of(at: datetime) -> str:
+    """A moment as a ts: the bound of a window."""
+    return f"{at.replace(microsecond=0).timestamp():.0f}.{at.microsecond:06d}"
+
+
+def is_gone(raw: Json) -> bool:
+    """A deleted parent whose replies are still there."""
+    return raw.get("subtype") == "tombstone"
+
+
+def is_broadcast(raw: Json) -> bool:
+    """A reply that was also sent to the channel: it is in the history and in its thread."""
+    return raw.get("subtype") == "thread_broadcast"

@@ -1,0 +1,170 @@
+"""Slack's threads: which to read, reading one whole, and the watch over old ones. Belongs to `slack`.
+
+A reply moves nothing in the channel's history but its parent's ``reply_count`` and ``latest_reply``, and an edited one
+not even these. So a thread is read where the counters differ from what is stored, whole on each sweep, and after its
+parent has left the sweep's window on a time of its own: ever more rarely, but daily at least, until it has been quiet
+for ``thread_watch``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from syncd.errors import Rejected
+from syncd.records import Deletion, Message
+from syncd.source import Page, Pending, Watch
+from syncd.sources.slack_records import is_broadcast, is_gone, message, moment
+from syncd.sources.slack_text import Json, text
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from syncd.source import Since
+    from syncd.sources.slack_api import Api
+
+_SOONEST, _LATEST = timedelta(hours=1), timedelta(hours=23)  # a little less than a day: cycles come each 15 minutes
+_RARER = 8  # a thread that was quiet for so many hours is asked again after one
+
+
+async def threads(api: Api, since: Since) -> AsyncIterator[Page]:
+    """The watched threads whose time has come."""
+    for key in since.watched:
+        channel, _, ts = key.partition(":")
+        if channel in api.channels:
+            if key not in api.threads:  # else read in this run, by its parent's counters
+                async for page in thread(api, since, channel, ts):
+                    yield page
+            continue
+        held = await since.held.select(Message, thread_id=key)  # not selected or not visible now: it may be again
+        last = max((one.partition(":")[2] for one in held), default=ts)
+        yield _watching(api, since, key, last, ts, Page())
+
+
+async def changed_threads(since: Since, channel: str, messages: Iterable[Json]) -> list[Json]:
+    """The parents among ``messages`` whose replies may differ from what is stored."""
+    replied = _parents(messages)
+    # A tombstone is not stored: there the proof is the latest reply, which is stored last. A broadcast proves nothing:
+    # history gives it, its thread unread. Then the thread is read in each cycle, a call for each such tombstone.
+    proofs = [f"{channel}:{raw.get('latest_reply') if is_gone(raw) else raw['ts']}" for raw in replied]
+    held = await since.held.stored(Message, proofs, "reply_count", "latest_reply", "subtype") if proofs else {}
+    changed = []
+    for raw, proof in zip(replied, proofs, strict=True):
+        *counters, subtype = held.get(proof, (None, None, None))
+        same = counters == [raw.get("reply_count"), raw.get("latest_reply")]
+        if is_gone(raw):
+            same = proof in held and subtype != "thread_broadcast"
+        if not same and (raw.get("reply_count") or counters[0]):
+            changed.append(raw)
+    return changed
+
+
+async def all_threads(since: Since, channel: str, messages: Iterable[Json]) -> list[Json]:
+    """Every parent among ``messages`` that has replies, or had some when it was stored."""
+    changed = await changed_threads(since, channel, messages)
+    return [raw for raw in _parents(messages) if raw.get("reply_count") or raw in changed]
+
+
+def _parents(messages: Iterable[Json]) -> list[Json]:
+    return [raw for raw in messages if raw.get("reply_count") or raw.get("thread_ts") == raw["ts"]]
+
+
+async def threads_before(since: Since, channel: str, messages: Iterable[Json], oldest: str) -> list[str]:
+    """The ts of older threads than the window's that have a new reply by the broadcasts among ``messages``."""
+    latest: dict[str, str] = {}
+    for raw in messages:
+        if is_broadcast(raw) and "" < text(raw, "thread_ts") < oldest:
+            latest[raw["thread_ts"]] = max(raw["ts"], latest.get(raw["thread_ts"], ""))
+    held = await since.held.stored(Message, [f"{channel}:{ts}" for ts in latest], "latest_reply") if latest else {}
+    stored = {key.partition(":")[2]: str(last or "") for key, (last,) in held.items()}
+    return [ts for ts, newest in latest.items() if stored.get(ts, "") < newest]
+
+
+async def thread(
+    api: Api,
+    since: Since,
+    channel: str,
+    ts: str,
+    parent: Json | None = None,
+    given: tuple[str, str] = ("", ""),
+    end: Page | None = None,
+) -> AsyncIterator[Page]:
+    """A thread's replies, the last page with the parent, ``end``, the deletions and the watch.
+
+    ``parent``: history's copy; None: the thread's own. ``given``: the window in which history gave the broadcast
+    replies already. The parent and its latest reply prove that the thread was read: they come last, in whatever order
+    Slack gives the pages. One that is refused waits in the backlog of ``messages``.
+    """
+    key, end = f"{channel}:{ts}", end or Page()
+    api.threads.add(key)
+    own, proofs, held, shown = parent, {text(parent, "latest_reply")}, dict[str, Json](), set[str]()
+    try:
+        async for rows, last, _ in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
+            shown |= {raw["ts"] for raw in rows}
+            own = own or next((raw for raw in rows if raw["ts"] == ts), None)
+            replies = [raw for raw in rows if raw["ts"] != ts]
+            replies = [raw for raw in replies if not is_broadcast(raw) or not given[0] <= raw["ts"] <= given[1]]
+            held |= {raw["ts"]: raw for raw in replies if raw["ts"] in proofs}
+            replies = [raw for raw in replies if raw["ts"] not in proofs]
+            if not last:
+                yield stored_page(channel, replies, Page())
+                continue
+            gone = await _missing(since, key, shown, own)
+            closing = _watching(api, since, key, max(shown - {ts}, default=ts), ts, end)
+            closing = replace(closing, deletions=[*closing.deletions, *gone])
+            yield stored_page(channel, [*replies, *held.values(), *([own] if own else [])], closing)
+    except Rejected as error:
+        known = [*held.values(), *([parent] if parent else [])]
+        if "thread_not_found" not in error.message:
+            waits = Page(pending=[Pending(key, error.message, "messages")], watches=[Watch(key, _LATEST, "threads")])
+            yield stored_page(channel, known, waits)
+        elif parent is not None:  # gone since history was read: the next cycle's history tells
+            yield stored_page(channel, known, end)
+        else:
+            gone = await _vanished(api, since, channel, ts)
+            yield replace(end, deletions=[*end.deletions, *gone], unwatched=[key])
+
+
+async def _missing(since: Since, key: str, shown: set[str], own: Json | None) -> list[Deletion]:
+    """The stored replies that a thread read to its end no longer has; none where Slack counts more than it gave."""
+    channel, _, ts = key.partition(":")
+    count = own.get("reply_count") if own else None
+    if isinstance(count, int) and count > len(shown - {ts}):
+        return []
+    held = await since.held.select(Message, thread_id=key)
+    return [Deletion(Message, one) for one in held if one != key and one.removeprefix(f"{channel}:") not in shown]
+
+
+async def _vanished(api: Api, since: Since, channel: str, ts: str) -> list[Deletion]:
+    """All that is stored of a thread that Slack does not find, if the history of that very ts is empty as well.
+
+    Contract: ``thread_not_found`` says "deleted, or no thread"; a free plan's hidden history would look the same.
+    """
+    window = {"channel": channel, "oldest": ts, "latest": ts, "inclusive": True, "limit": 1}
+    try:
+        async for rows, last, answer in api.pages("conversations.history", "messages", **window):
+            if rows or not last or answer.get("is_limited"):
+                return []
+    except Rejected:
+        return []
+    held = await since.held.select(Message, thread_id=f"{channel}:{ts}")
+    return [Deletion(Message, one) for one in {*held, f"{channel}:{ts}"}]
+
+
+def _watching(api: Api, since: Since, key: str, last: str, ts: str, end: Page) -> Page:
+    """``end`` with the watch over a thread whose last reply is ``last``. While the sweep reaches it, that is enough."""
+    spoke, began = moment(last) or since.now, moment(ts) or since.now
+    quiet = since.now - spoke
+    if quiet > api.link.options["thread_watch"]:
+        return replace(end, unwatched=[key])
+    after = min(max(quiet / _RARER, _SOONEST), _LATEST)
+    return replace(end, watches=[Watch(key, max(after, began + since.sweep_lookback - since.now), "threads")])
+
+
+def stored_page(channel: str, messages: Iterable[Json], end: Page) -> Page:
+    """``end`` with the messages: a tombstone deletes, and does not overwrite what was said."""
+    rows = list(messages)
+    kept = [message(channel, raw) for raw in rows if not is_gone(raw)]
+    gone = [Deletion(Message, f"{channel}:{raw['ts']}") for raw in rows if is_gone(raw)]
+    return replace(end, records=kept, deletions=[*end.deletions, *gone])
