@@ -182,6 +182,7 @@ class Runs:
             sweep=sweep,
             sweep_due_at=errand.sweep_due_at,
             held=self._store.looks.of(connection.id),
+            began=connection.created_at,
             back_to=errand.back_to,
         )
 
@@ -209,6 +210,8 @@ class Runs:
             async for page in pages:
                 await self._checkpoint(plan, live, stream, page, run_id, lease)
                 count += 1
+                if page.forget and not errand.regular:
+                    continue  # that is how a backfill ends: cut here, it would begin anew
                 if self.draining:
                     raise Draining("the daemon is stopping")
                 if time.monotonic() > ends:
@@ -306,6 +309,7 @@ class Runs:
         return Link(
             source=plan.source.name,
             credential=budget(plan.source, connection.id, credentials),
+            account=connection.account,
             net=self._net,
             buckets=self._buckets,
             credentials=credentials,

@@ -113,8 +113,9 @@ class Since:
     (``cycle_lookback``), or on a sweep the wider ``sweep_lookback``. ``sweep_due_at``: since when this sweep is due; a
     partition that was swept since then is done, so that a sweep may take several runs. ``cursors``: partition →
     cursor of this stream. ``backlog``: this stream's due items, ``watched``: its due watches; the longest due first,
-    bounded in number. ``held``: what the store holds. ``back_to``: how far a backfill reaches. ``sample``: in
-    `Source.audit`, how many things are asked for one by one where no listing shows them; None: all of them.
+    bounded in number. ``held``: what the store holds. ``began``: when the connection was added. ``back_to``: how far a
+    backfill reaches. ``sample``: in `Source.audit`, how many things are asked for one by one where no listing shows
+    them; None: all of them.
     """
 
     now: datetime
@@ -127,6 +128,7 @@ class Since:
     cursors: Mapping[str, str] = field(default_factory=dict)
     backlog: Sequence[Waiting] = ()
     watched: Sequence[str] = ()
+    began: datetime | None = None
     back_to: datetime | None = None
     sample: int | None = None
 

@@ -20,7 +20,7 @@ from syncd.errors import Misconfigured, Rejected
 from syncd.records import Conversation, Message
 from syncd.source import Estimate, Page, Pending, Report, Setting, Since, Source, Stream
 from syncd.sources.slack_api import ADD_SCOPE, Api, connect
-from syncd.sources.slack_audit import audit, estimate_in
+from syncd.sources.slack_audit import audit_older, audit_recent, estimate_in
 from syncd.sources.slack_history import backfill, messages, sweep
 from syncd.sources.slack_records import conversation, person
 from syncd.sources.slack_text import objects, text
@@ -79,7 +79,7 @@ async def _changes(since: Since, found: Sequence[Record]) -> list[str]:
         name, was_archived = held[one.external_id]
         if one.name and name and name != one.name:
             notes.append(f"#{name} ({one.external_id}) is now called #{one.name}")
-        if one.is_archived is not (was_archived is True):
+        if one.is_archived is not bool(was_archived):  # SQLite answers a true of JSON as 1
             notes.append(
                 f"#{one.name} ({one.external_id}) was {'archived' if one.is_archived else 'taken out of the archive'}"
             )
@@ -197,5 +197,10 @@ SOURCE = Source(
     check=check,
     backfill=(Stream("conversations", _conversations), Stream("backfill", backfill)),
     estimate=_estimate,
-    audit=(Stream("people", _people), Stream("conversations", _conversations), Stream("messages", audit)),
+    audit=(
+        Stream("people", _people),
+        Stream("conversations", _conversations),
+        Stream("messages", audit_recent),
+        Stream("sweep", audit_older),
+    ),
 )

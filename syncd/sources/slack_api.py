@@ -39,7 +39,8 @@ class Api:
     """Calls to one workspace. ``channels``: what the conversations stream found for messages. ``scopes``: once told.
 
     ``closed``: channel → what a person must put right before it can be read; told when the others are read.
-    ``threads``: ``<channel>:<ts>`` of those that were read in this run.
+    ``threads``: ``<channel>:<ts>`` of those that were read in this run. ``until``: in an audit, channel → the ts up to
+    which the cycles have read.
     """
 
     link: Link
@@ -48,6 +49,7 @@ class Api:
     scopes: list[str] = field(default_factory=list)
     closed: dict[str, Misconfigured] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
+    until: dict[str, str] = field(default_factory=dict)
 
     async def call(self, method: str, verb: str = "GET", **arguments: Any) -> Json:
         """One answered call. Raises `SourceError`."""

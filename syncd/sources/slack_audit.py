@@ -7,14 +7,14 @@ import random
 from typing import TYPE_CHECKING
 
 from syncd.errors import Rejected
-from syncd.records import Message
 from syncd.source import Estimate, Page
 from syncd.sources.slack_api import PER_PAGE
 from syncd.sources.slack_history import Place, Window, places, window
-from syncd.sources.slack_records import is_gone, moment, ts_of
+from syncd.sources.slack_records import moment, ts_of
+from syncd.sources.slack_threads import is_complete
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from syncd.source import Since
     from syncd.sources.slack_api import Api
@@ -50,51 +50,57 @@ async def estimate_in(api: Api, since: Since, channels: list[str]) -> Estimate:
     return Estimate(sum(draws.values()), draws, words)
 
 
-async def audit(api: Api, since: Since) -> AsyncIterator[Page]:
-    """Each channel's window up to the moment it was read until, with the threads that may differ and some others.
+async def audit_recent(api: Api, since: Since) -> AsyncIterator[Page]:
+    """What the cycles read: each channel from a cycle's window before now up to the moment it was read until."""
+    api.until = {channel: place.done for channel, place in places(since).items() if channel in api.channels}
+    begins = ts_of(since.now - min(since.cycle_lookback, since.lookback))
+    spans = {channel: (begins, until) for channel, until in api.until.items()}
+    async for page in _audited(api, since, spans):
+        yield page
+    if unread := len(set(api.channels) - set(spans)):
+        yield Page(notes=[f"{unread} channels were not read yet"])
 
-    A thread is read where its ``reply_count`` is not the number of stored replies; of the others a sample.
-    """
-    chosen, known = _Chosen(since), places(since)
-    unread = [channel for channel in api.channels if channel not in known]
-    for channel in sorted(set(api.channels) - set(unread)):
-        place = known[channel]
-        until = place.done or ts_of(since.now - since.lookback)
-        chosen.until = until
-        wanted = Window(ts_of(since.now - since.lookback), until, until)
-        if wanted.oldest >= until:
+
+async def audit_older(api: Api, since: Since) -> AsyncIterator[Page]:
+    """What the sweeps read: of each channel that was swept, the part before a cycle's window."""
+    begins = since.now - since.lookback
+    if since.began is not None:
+        begins = max(begins, since.began - since.sweep_lookback)
+    span = ts_of(begins), ts_of(since.now - since.cycle_lookback)
+    swept = {channel: span for channel, place in places(since).items() if place.done and channel in api.channels}
+    async for page in _audited(api, since, swept):
+        yield page
+
+
+async def _audited(api: Api, since: Since, spans: Mapping[str, tuple[str, str]]) -> AsyncIterator[Page]:
+    """The messages of these spans, with the threads that may differ and a sample of the others."""
+    choose = _Chosen(since)
+    for channel, (oldest, latest) in sorted(spans.items()):
+        if oldest >= latest:
             continue
         try:
-            async for page in window(api, since, channel, wanted, Place(until), Page(), chosen):
-                # what came after the last cycle was not to be read yet
-                records = [one for one in page.records if one.external_id.removeprefix(f"{channel}:") <= until]
+            async for page in window(
+                api, since, channel, Window(oldest, latest, latest), Place(latest), Page(), choose
+            ):
+                # a reply that came after the last cycle was not to be read yet
+                until = f"{channel}:{api.until.get(channel, latest)}"
+                records = [one for one in page.records if one.external_id <= until]
                 yield Page(records=records, deletions=page.deletions, pending=page.pending)
         except Rejected as error:
             yield Page(notes=[f"{channel} cannot be read: {error.message}"])
-    if unread:
-        yield Page(notes=[f"{len(unread)} channels were not read yet"])
 
 
 class _Chosen:
-    """The threads of a page that an audit reads whole. ``until``: of its channel, the moment it was read until."""
+    """The threads of a page that an audit reads whole: those whose replies are not all stored, and some others."""
 
     def __init__(self, since: Since) -> None:
-        self.until = ""
         self._random = random.Random(since.now.isoformat())
         self._left = since.sample
 
     async def __call__(self, since: Since, channel: str, messages: list[Json]) -> list[Json]:
-        differing: list[Json] = []
-        same: list[Json] = []
-        for raw in messages:
-            if not raw.get("reply_count"):
-                continue
-            key = f"{channel}:{raw['ts']}"
-            stored = [one for one in await since.held.select(Message, thread_id=key) if one != key]
-            told = raw["reply_count"] == len(stored) and (
-                is_gone(raw) or f"{channel}:{raw.get('latest_reply')}" in stored
-            )
-            (same if told else differing).append(raw)
+        replied = [raw for raw in messages if raw.get("reply_count")]
+        differing = [raw for raw in replied if not await is_complete(since, channel, raw)]
+        same = [raw for raw in replied if raw not in differing]
         if self._left is not None:
             same = self._random.sample(same, min(len(same), max(1, self._left // 4), self._left))
             self._left -= len(same)

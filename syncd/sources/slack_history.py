@@ -198,12 +198,13 @@ async def window(
     ``end``: what its last page says; before that each page's cursor is ``place`` with how low the window was read.
     """
     missing, edge, sound, given = set(wanted.missing), "", True, (wanted.oldest, wanted.latest)
+    done = {wanted.lowest} if wanted.lowest != wanted.latest else set[str]()  # shown once more, its thread is read
     async for rows, last, answer in _history(api, channel, wanted):
         shown, high = {raw["ts"] for raw in rows if moment(raw["ts"])}, edge or wanted.lowest
         sound &= not answer.get("is_limited") and max(shown, default="") <= high
         low = wanted.oldest if last else min(shown, default=high)
         missing = (missing | await _stored(since, channel, low, high, edge)) - shown
-        threads = await choose(since, channel, rows)
+        threads = [raw for raw in await choose(since, channel, rows) if raw["ts"] in shown and raw["ts"] not in done]
         older = await threads_before(since, channel, rows, wanted.oldest)
         rest = [raw for raw in rows if raw not in threads]
         under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())
@@ -215,9 +216,13 @@ async def window(
                     yield page
             closing = replace(end, deletions=await _gone(since, channel, missing) if sound and missing else [])
         plain = not threads and not older
-        yield stored_page(channel, rest, closing if plain else Page())
-        for parent in threads:  # stored, it proves that its thread was read: it comes with the thread's last page
-            async for page in thread(api, since, channel, parent["ts"], parent, given):
+        if rest or plain:
+            yield stored_page(channel, rest, closing if plain else Page())
+        for parent in sorted(threads, key=lambda raw: str(raw["ts"]), reverse=True):
+            read = replace(place, window=replace(under_way, lowest=parent["ts"]))
+            async for page in thread(
+                api, since, channel, parent["ts"], parent, given, Page(partition=end.partition, cursor=str(read))
+            ):
                 yield page
         for ts in older:
             async for page in thread(api, since, channel, ts, given=given):

@@ -45,19 +45,24 @@ async def threads(api: Api, since: Since) -> AsyncIterator[Page]:
 async def changed_threads(since: Since, channel: str, messages: Iterable[Json]) -> list[Json]:
     """The parents among ``messages`` whose replies may differ from what is stored."""
     replied = _parents(messages)
-    # A tombstone is not stored: there the proof is the latest reply, which is stored last. A broadcast proves nothing:
-    # history gives it, its thread unread. Then the thread is read in each cycle, a call for each such tombstone.
-    proofs = [f"{channel}:{raw.get('latest_reply') if is_gone(raw) else raw['ts']}" for raw in replied]
-    held = await since.held.stored(Message, proofs, "reply_count", "latest_reply", "subtype") if proofs else {}
+    standing = [f"{channel}:{raw['ts']}" for raw in replied if not is_gone(raw)]
+    held = await since.held.stored(Message, standing, "reply_count", "latest_reply") if standing else {}
     changed = []
-    for raw, proof in zip(replied, proofs, strict=True):
-        *counters, subtype = held.get(proof, (None, None, None))
-        same = counters == [raw.get("reply_count"), raw.get("latest_reply")]
-        if is_gone(raw):
-            same = proof in held and subtype != "thread_broadcast"
+    for raw in replied:
+        counters = held.get(f"{channel}:{raw['ts']}", (None, None))
+        same = counters == (raw.get("reply_count"), raw.get("latest_reply"))
+        if is_gone(raw):  # not stored: there the replies themselves are counted
+            same = await is_complete(since, channel, raw)
         if not same and (raw.get("reply_count") or counters[0]):
             changed.append(raw)
     return changed
+
+
+async def is_complete(since: Since, channel: str, parent: Json) -> bool:
+    """Whether as many replies are stored as the parent tells of, the latest one among them."""
+    key = f"{channel}:{parent['ts']}"
+    replies = [one for one in await since.held.select(Message, thread_id=key) if one != key]
+    return parent.get("reply_count") == len(replies) and f"{channel}:{parent.get('latest_reply')}" in replies
 
 
 async def all_threads(since: Since, channel: str, messages: Iterable[Json]) -> list[Json]:
@@ -92,30 +97,28 @@ async def thread(
 ) -> AsyncIterator[Page]:
     """A thread's replies, the last page with the parent, ``end``, the deletions and the watch.
 
-    ``parent``: history's copy; None: the thread's own. ``given``: the window in which history gave the broadcast
-    replies already. The parent and its latest reply prove that the thread was read: they come last, in whatever order
-    Slack gives the pages. One that is refused waits in the backlog of ``messages``.
+    ``parent``: history's copy; None: the thread's own. Stored, it proves that the thread was read: it comes last.
+    ``given``: the window in which history gave the broadcast replies already. A thread that is refused waits in the
+    backlog of ``messages``.
     """
     key, end = f"{channel}:{ts}", end or Page()
     api.threads.add(key)
-    own, proofs, held, shown = parent, {text(parent, "latest_reply")}, dict[str, Json](), set[str]()
+    own, shown = parent, set[str]()
     try:
         async for rows, last, _ in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
             shown |= {raw["ts"] for raw in rows}
             own = own or next((raw for raw in rows if raw["ts"] == ts), None)
             replies = [raw for raw in rows if raw["ts"] != ts]
             replies = [raw for raw in replies if not is_broadcast(raw) or not given[0] <= raw["ts"] <= given[1]]
-            held |= {raw["ts"]: raw for raw in replies if raw["ts"] in proofs}
-            replies = [raw for raw in replies if raw["ts"] not in proofs]
             if not last:
                 yield stored_page(channel, replies, Page())
                 continue
             gone = await _missing(since, key, shown, own)
             closing = _watching(api, since, key, max(shown - {ts}, default=ts), ts, end)
             closing = replace(closing, deletions=[*closing.deletions, *gone])
-            yield stored_page(channel, [*replies, *held.values(), *([own] if own else [])], closing)
+            yield stored_page(channel, [*replies, *([own] if own else [])], closing)
     except Rejected as error:
-        known = [*held.values(), *([parent] if parent else [])]
+        known = [parent] if parent else []
         if "thread_not_found" not in error.message:
             waits = Page(pending=[Pending(key, error.message, "messages")], watches=[Watch(key, _LATEST, "threads")])
             yield stored_page(channel, known, waits)
