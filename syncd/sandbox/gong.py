@@ -10,10 +10,7 @@ Not emulated: webhooks, and OAuth's consent page with the exchange of its code.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,46 +19,20 @@ from aiohttp import web
 
 from syncd.limits import Rate
 from syncd.sandbox.dataset import gong as data
-from syncd.sandbox.dataset.gong import Recorded, digits
+from syncd.sandbox.dataset.gong import digits
 from syncd.sandbox.gong_pages import BAD_JSON, Pages, Refused, body_of, date, ids
+from syncd.sandbox.gong_tenant import Tenant
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from syncd.sandbox.dataset import Company
+    from syncd.sandbox.dataset.gong import Recorded
     from syncd.sandbox.world import World
 
-    _Handler = Callable[["_Tenant", web.Request], Awaitable[Mapping[str, Any]]]
+    _Handler = Callable[["Tenant", web.Request], Awaitable[Mapping[str, Any]]]
 
 _NO_CALLS = "No calls found corresponding to the provided filters"
 _TOKEN_S = 86400
-
-
-@dataclass(slots=True, kw_only=True)
-class _Tenant:
-    """One company's Gong. ``turn``: how often its tokens were renewed; only the last refresh token is good."""
-
-    company: Company
-    users: list[dict[str, Any]]
-    calls: dict[str, Recorded]
-    workspaces: list[dict[str, Any]]
-    secret: str
-    revoked: bool = False
-    turn: int = 0
-    added: int = 0
-
-    def member(self, kind: str) -> str:
-        """A credential, the same for the same seed, workspace and turn."""
-        turn = f"/{self.turn}" if kind in ("access_token", "refresh_token") else ""
-        return f"{kind}-{hashlib.sha256(f'{self.secret}/{kind}{turn}'.encode()).hexdigest()[:32]}"
-
-    def basic(self, user: str, password: str) -> str:
-        """The header of Basic authentication with two of its members."""
-        return "Basic " + base64.b64encode(f"{self.member(user)}:{self.member(password)}".encode()).decode()
-
-    def listed(self, now: datetime, *, unseen: bool = False) -> list[Recorded]:
-        calls = (call for call in self.calls.values() if unseen or call.visible_at <= now)
-        return sorted(calls, key=lambda call: (call.started, int(call.id)))
 
 
 class Gong:
@@ -69,7 +40,7 @@ class Gong:
 
     name = "gong"
     actions: Mapping[str, str] = {
-        "add": "a call: {title?, minutes_ago?, private?, ready_in_s?}",
+        "add": "a call: {title?, minutes_ago?, private?, visible_in_s?, ready_in_s?, content_in_s?}; 0 = now",
         "edit": "a call: {id?, title?, brief?, comment?, private?}; without id the newest",
         "delete": "a call: {id?}",
         "ripen": "a call and its transcript are ready now: {id?}; without id all",
@@ -82,14 +53,14 @@ class Gong:
         self._world = world
         self._pages = Pages(world)
         self._requests = world.random("gong", "requests")
-        self._tenants: dict[str, _Tenant] = {}
-        self._keys: dict[str, _Tenant] = {}
-        self._clients: dict[str, _Tenant] = {}
-        self._tokens: dict[str, tuple[_Tenant, datetime]] = {}
+        self._tenants: dict[str, Tenant] = {}
+        self._keys: dict[str, Tenant] = {}
+        self._clients: dict[str, Tenant] = {}
+        self._tokens: dict[str, tuple[Tenant, datetime]] = {}
         for name, company in world.companies.items():
             rng = world.random("gong", name)
             made = data.week(company, rng, world.born, world.options.days, world.options.calls_per_day)
-            self._tenants[name] = tenant = _Tenant(
+            self._tenants[name] = tenant = Tenant(
                 company=company,
                 users=data.users(company, world.born),
                 calls={call.id: call for call in made},
@@ -152,6 +123,10 @@ class Gong:
             "transcripts": sorted(call.id for call in calls if call.transcript_at <= now),
         }
 
+    def holdings(self, workspace: str) -> dict[str, dict[str, Any]]:
+        """What a reader that began at birth should hold live now: kind → external id → JSON as it is served now."""
+        return self._tenants[workspace].holdings(self._world.born, self._world.clock.now())
+
     def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         tenant, now = self._tenants[workspace], self._world.clock.now()
         if action in ("revoke", "restore"):
@@ -181,14 +156,16 @@ class Gong:
             call.comments.append(data.comment(call, str(body["comment"]), now))
         return {"call": call.id}
 
-    def _add(self, tenant: _Tenant, now: datetime, body: Mapping[str, Any]) -> str:
+    def _add(self, tenant: Tenant, now: datetime, body: Mapping[str, Any]) -> str:
         tenant.added += 1
         number = 100_000 + 8 * tenant.added  # a conference, beyond the numbers of the data set
         started = (now - timedelta(minutes=float(body.get("minutes_ago", 60)))).replace(microsecond=0)
         spaces = [space["id"] for space in tenant.workspaces]
         call = data.recorded(tenant.company, self._world.random("gong", "add", number), started, number, spaces)
-        call.is_private, call.visible_at, call.content_at = bool(body.get("private", False)), now, now
-        call.transcript_at = now + timedelta(seconds=float(body.get("ready_in_s", 0)))
+        call.is_private = bool(body.get("private", False))
+        call.visible_at, call.transcript_at, call.content_at = (
+            now + timedelta(seconds=float(body.get(name, 0))) for name in ("visible_in_s", "ready_in_s", "content_in_s")
+        )
         call.edits |= {"title": str(body["title"])} if "title" in body else {}
         tenant.calls[call.id] = call
         return call.id
@@ -217,7 +194,7 @@ class Gong:
 
         return handle
 
-    def _who(self, request: web.Request) -> tuple[_Tenant | None, str]:
+    def _who(self, request: web.Request) -> tuple[Tenant | None, str]:
         """Whose credentials these are, and why they are refused; the words of a 401 are not settled by any source."""
         header = request.headers.get("Authorization", "")
         if header.startswith("Bearer "):
@@ -243,20 +220,20 @@ class Gong:
 
     # --- the answers -----------------------------------------------------------------------------------------------
 
-    async def _get_workspaces(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _get_workspaces(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         return {"workspaces": tenant.workspaces}
 
-    async def _get_users(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _get_users(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         users = [] if self._blind() else tenant.users
         return self._users(tenant, users, "users", request.query.get("cursor"))
 
-    async def _get_user(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _get_user(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         for user in tenant.users:
             if user["id"] == request.match_info["id"]:
                 return {"user": user}
         raise Refused(404, f"User ID {request.match_info['id']} was not found")
 
-    async def _post_users(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _post_users(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         body, wanted = await body_of(request)
         chosen = ids(wanted, "userIds")
         users = [user for user in tenant.users if chosen is None or user["id"] in chosen]
@@ -264,18 +241,18 @@ class Gong:
             raise Refused(404, "No users found corresponding to the provided filters")
         return self._users(tenant, users, ["users/extensive", wanted], body.get("cursor"))
 
-    def _users(self, tenant: _Tenant, users: Sequence[Any], asked: object, cursor: object) -> Mapping[str, Any]:
+    def _users(self, tenant: Tenant, users: Sequence[Any], asked: object, cursor: object) -> Mapping[str, Any]:
         rows = sorted(((int(user["id"]),), user) for user in users)
         page, records = self._pages.cut(rows, [tenant.secret, asked], cursor)
         return {"records": records, "users": page}
 
-    async def _get_call(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _get_call(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         for call in tenant.listed(self._world.clock.now()):
             if call.id == request.match_info["id"]:
                 return {"call": data.meta(call)}
         raise Refused(404, f"Call ID {request.match_info['id']} was not found")
 
-    async def _get_calls(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _get_calls(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         wanted = {
             key: request.query[key] for key in ("fromDateTime", "toDateTime", "workspaceId") if key in request.query
         }
@@ -283,7 +260,7 @@ class Gong:
         page, records = self._calls_page(tenant, calls, ["calls", wanted], request.query.get("cursor"))
         return {"records": records, "calls": [data.meta(call) for call in page]}
 
-    async def _post_extensive(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _post_extensive(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         body, wanted = await body_of(request)
         selector = body.get("contentSelector") or {}
         if not isinstance(selector, dict) or selector.get("context") not in (None, "None", "Basic", "Extended"):
@@ -292,7 +269,7 @@ class Gong:
         page, records = self._calls_page(tenant, calls, ["calls/extensive", wanted, selector], body.get("cursor"))
         return {"records": records, "calls": [data.shown(call, selector, self._world.clock.now()) for call in page]}
 
-    async def _post_transcript(self, tenant: _Tenant, request: web.Request) -> Mapping[str, Any]:
+    async def _post_transcript(self, tenant: Tenant, request: web.Request) -> Mapping[str, Any]:
         body, wanted = await body_of(request)
         now, mode = self._world.clock.now(), self._world.switch("gong.transcript_not_ready", "omit")
         early = self._world.switch("gong.transcript_first", "off") == "on"
@@ -306,10 +283,7 @@ class Gong:
         return {
             "records": records,
             "callTranscripts": [
-                {"callId": call.id, "transcript": [one for _, said in data.sections(call) for one in said]}
-                if call.id in ready
-                else {"callId": call.id, "transcript": []}
-                for call in page
+                data.transcript(call) if call.id in ready else {"callId": call.id, "transcript": []} for call in page
             ],
         }
 
@@ -350,7 +324,7 @@ class Gong:
         return self._world.switch("gong.visibility", "all") == "none"
 
     def _chosen(
-        self, tenant: _Tenant, wanted: Mapping[str, Any], *, unseen: bool = False, by_schedule: bool = False
+        self, tenant: Tenant, wanted: Mapping[str, Any], *, unseen: bool = False, by_schedule: bool = False
     ) -> list[Recorded]:
         """The calls that a filter asks for, oldest first. Dates compare the start, in GET /v2/calls the schedule."""
         since, until = date(wanted, "fromDateTime"), date(wanted, "toDateTime")
@@ -372,7 +346,7 @@ class Gong:
         return [call for call in listed if fits(call)]
 
     def _calls_page(
-        self, tenant: _Tenant, calls: Sequence[Recorded], asked: object, cursor: object
+        self, tenant: Tenant, calls: Sequence[Recorded], asked: object, cursor: object
     ) -> tuple[list[Recorded], dict[str, Any]]:
         rows = [((int(call.started.timestamp() * 1000), int(call.id)), call) for call in calls]
         page, records = self._pages.cut(rows, [tenant.secret, asked], cursor)

@@ -39,6 +39,11 @@ def meeting(call: Mapping[str, Any]) -> Meeting:
     )
 
 
+def has_content(call: Mapping[str, Any]) -> bool:
+    """Whether Gong's AI has written of the call: the blocks are absent until then, and come together."""
+    return any(dig(call, "content", block) for block in ("brief", "keyPoints", "highlights", "outline"))
+
+
 def _party(one: Mapping[str, Any]) -> dict[str, str | None]:
     texts = {"name": text(one.get("name")), "email": text(one.get("emailAddress"))}
     ids = {"speaker_id": id_text(one.get("speakerId")), "user_id": id_text(one.get("userId"))}

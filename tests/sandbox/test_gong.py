@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import httpx
 import orjson
@@ -287,3 +287,60 @@ async def test_what_is_deleted_simply_stops_appearing(client):
     call = c.box.gong.act("acme", "delete", {})["call"]
     assert (await c.extensive({"filter": {"callIds": [call]}}))[0] == 404
     assert (await c.ask("GET", f"/v2/calls/{call}"))[1]["errors"] == [f"Call ID {call} was not found"]
+
+
+async def test_a_call_and_what_the_ai_writes_of_it_may_come_late(client):
+    c = await client()
+    call = c.box.gong.act("acme", "add", {"visible_in_s": 60, "content_in_s": 120})["call"]
+    selector = {"exposedFields": {"content": {"brief": True, "topics": True}}}
+    asked = {"filter": {"callIds": [call]}, "contentSelector": selector}
+    assert (await c.extensive(asked))[0] == 404
+    c.box.world.clock.advance(timedelta(seconds=61))
+    assert list((await c.extensive(asked))[1]["calls"][0]["content"]) == ["topics"]
+    c.box.world.clock.advance(timedelta(seconds=60))
+    assert set((await c.extensive(asked))[1]["calls"][0]["content"]) == {"brief", "topics"}
+
+
+# --- what a reader should hold ----------------------------------------------------------------------------------------
+
+
+async def test_the_record_is_what_is_served(client):
+    c = await client(calls_per_day=2)
+    c.box.world.clock.advance(timedelta(days=1))
+    held = c.box.gong.holdings("acme")
+    blocks = "structure topics trackers trackerOccurrences brief outline highlights callOutcome keyPoints"
+    exposed = {
+        "parties": True,
+        "content": dict.fromkeys(blocks.split(), True),
+        "interaction": dict.fromkeys(("speakers", "video", "personInteractionStats", "questions"), True),
+        "collaboration": {"publicComments": True},
+    }
+    selector = {"context": "Extended", "exposedFields": exposed}
+    calls = (await c.extensive({**EVERYTHING, "contentSelector": selector}))[1]["calls"]
+    public = {call["metaData"]["id"]: call for call in calls if not call["metaData"]["isPrivate"]}
+    assert (held["meetings"], len(public) < len(calls)) == (public, True)
+    said = {one["callId"]: one for one in (await c.transcript(EVERYTHING))[1]["callTranscripts"]}
+    assert held["transcripts"] == {call: said[call] for call in public}
+    users = (await c.ask("GET", "/v2/users"))[1]["users"]
+    assert held["people"] == {user["id"]: user for user in users}
+
+
+async def test_until_the_first_sweep_the_record_reaches_back_a_day(client):
+    c = await client()
+    before = len(_starts(c))
+    assert min(_starts(c)) >= c.box.world.born - timedelta(days=1)
+    c.box.world.clock.advance(timedelta(hours=6))
+    assert len(_starts(c)) > 2 * before
+
+
+def _starts(c: Client) -> list[datetime]:
+    calls = c.box.gong.holdings("acme")["meetings"].values()
+    return [datetime.fromisoformat(call["metaData"]["started"]) for call in calls]
+
+
+async def test_a_call_that_shows_up_when_no_window_reaches_it_is_not_in_the_record(client):
+    c = await client(calls_per_day=0)
+    c.box.world.clock.advance(timedelta(days=1))
+    call = c.box.gong.act("acme", "add", {"minutes_ago": 60 * 24 * 13})["call"]
+    c.box.gong.act("acme", "add", {"minutes_ago": 60 * 24 * 15})
+    assert list(c.box.gong.holdings("acme")["meetings"]) == [call]

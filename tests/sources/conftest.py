@@ -68,6 +68,7 @@ async def reader(tmp_path: Path, empty_sqlite: Path) -> AsyncIterator[MakeReader
             base_url: str | None = None,
             token_url: str | None = None,
             lookback: str | None = None,
+            one_clock: bool = False,  # syncd's clock is the sandbox's
         ) -> Reader:
             nonlocal made
             made += 1
@@ -94,7 +95,8 @@ async def reader(tmp_path: Path, empty_sqlite: Path) -> AsyncIterator[MakeReader
                 sources={source: mine},
             )
             shutil.copy(empty_sqlite, tmp_path / f"{source}{made}.db")
-            parts = await stack.enter_async_context(open_parts(configured))
+            clock = {"now": box.world.clock.now} if one_clock else {}
+            parts = await stack.enter_async_context(open_parts(configured, **clock))
             if credentials is None and isinstance(box, Sandbox):
                 lines = [
                     one for one in box.connections() if one["source"] == source and one["workspace_id"] == workspace

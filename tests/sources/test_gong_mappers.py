@@ -8,7 +8,7 @@ import pytest
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, Rejected, Transient
 from syncd.http import Answer
-from syncd.sources import gong, gong_calls
+from syncd.sources import gong_api, gong_calls, gong_window
 
 CALL = {
     "metaData": {
@@ -134,24 +134,24 @@ def test_a_person_without_names_is_kept():
     ],
 )
 def test_what_the_error_envelope_means(status, words, wanted):
-    error = gong._refusal(Answer(status, {}, b'{"requestId":"1","errors":["%s"]}' % words.encode()))
+    error = gong_api._refusal(Answer(status, {}, b'{"requestId":"1","errors":["%s"]}' % words.encode()))
     assert type(error) is (wanted or type(None))
     assert error is None or words in error.message
 
 
 def test_a_404_that_is_not_json_is_a_wrong_address():
-    assert isinstance(gong._refusal(Answer(404, {}, b"<h1>Not found</h1>")), Misconfigured)
+    assert isinstance(gong_api._refusal(Answer(404, {}, b"<h1>Not found</h1>")), Misconfigured)
 
 
 def test_a_200_that_is_no_listing_is_not_taken_for_an_empty_one():
     with pytest.raises(Transient):
-        gong._batch({"requestId": "1"}, "calls")
-    assert gong._batch({"records": {"totalRecords": 0, "cursor": None}, "calls": None}, "calls") == ([], "", 0)
+        gong_api._batch({"requestId": "1"}, "calls")
+    assert gong_api._batch({"records": {"totalRecords": 0, "cursor": None}, "calls": None}, "calls") == ([], "", 0)
 
 
 def test_the_window_is_cut_into_slices_oldest_first():
-    now = datetime(2026, 9, 1, 12, 0, 0, 5, tzinfo=UTC)
-    slices = list(gong._slices(now.replace(microsecond=0) - timedelta(days=70), now, timedelta(days=1)))
-    assert [(end - start).days for start, end in slices] == [30, 30, 10]
-    assert slices[-1][1] == now.replace(microsecond=0)
-    assert list(gong._slices(now, now, timedelta())) == []
+    end = datetime(2026, 9, 1, 12, tzinfo=UTC)
+    slices = list(gong_window.slices(end - timedelta(days=70), end))
+    assert [(until - start).days for start, until in slices] == [30, 30, 10]
+    assert (slices[0][0], slices[-1][1]) == (end - timedelta(days=70), end)
+    assert list(gong_window.slices(end, end)) == []

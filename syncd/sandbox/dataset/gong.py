@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from syncd.sandbox.dataset import Company, Customer, Somebody
 
 _PRODUCTS = ("Ledgerline", "Route Desk", "Parcelwise", "Shiftboard", "Docksmith")
-_AI_BLOCKS = ("brief", "outline", "highlights", "callOutcome", "keyPoints")
-_SPEECH_BLOCKS = ("structure", "topics", "trackers")
+AI_BLOCKS = ("brief", "outline", "highlights", "callOutcome", "keyPoints")
+SPEECH_BLOCKS = ("structure", "topics", "trackers")
 _RIVALS = ("Tallybee", "Gridpost", "Quillforge")
 
 
@@ -127,6 +127,11 @@ def sections(call: Recorded) -> list[tuple[str, list[dict[str, Any]]]]:
         made[-1][1].append(row | {"topic": topic if len(sentences) > 1 else None})
         at += rng.randrange(pause // 2, pause)
     return made
+
+
+def transcript(call: Recorded) -> dict[str, Any]:
+    """A line of ``callTranscripts``."""
+    return {"callId": call.id, "transcript": [one for _, said in sections(call) for one in said]}
 
 
 def speaker_id(call: Recorded, one: Somebody) -> str:
@@ -338,7 +343,7 @@ def shown(call: Recorded, selector: Mapping[str, Any], now: datetime) -> dict[st
     if exposed.get("parties") and not call.phone:  # absent on calls imported from a telephone system
         row["parties"] = parties(call)
     asked = exposed.get("content") or {}
-    ready = (*_AI_BLOCKS,) * (call.content_at <= now) + (*_SPEECH_BLOCKS,) * (call.transcript_at <= now)
+    ready = (*AI_BLOCKS,) * (call.content_at <= now) + (*SPEECH_BLOCKS,) * (call.transcript_at <= now)
     if blocks := [name for name in ready if asked.get(name)]:
         made = content(call, occurrences=bool(asked.get("trackerOccurrences")))
         row["content"] = {name: made[name] for name in blocks}

@@ -1,0 +1,159 @@
+"""Gong's calls of a window: what it lists, what became private, and what vanished from it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from syncd.errors import Rejected, Transient
+from syncd.records import Deletion, Meeting, Transcript
+from syncd.source import Page, Pending
+from syncd.sources.gong_api import BATCH, SELECTOR, Api, iso
+from syncd.sources.gong_calls import dig, has_content, id_text, meeting, moment
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Collection, Iterator
+
+    from syncd.source import Since
+    from syncd.sources.gong_api import Rows
+
+SLICE = timedelta(days=30)  # the widest window known to work
+FIRST_GAP = timedelta(minutes=10)  # the page that announces a call has just shown that its AI content is not ready
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A cursor of ``meetings``: until when all calls are read, and when the last sweep that got so far began.
+
+    ``halfway``: the run was cut before its window's end; the next one goes on there. Written as JSON, the first alone
+    as it is.
+    """
+
+    read_to: datetime | None = None
+    swept_at: datetime | None = None
+    halfway: bool = False
+
+    @classmethod
+    def of(cls, cursor: str | None) -> Mark:
+        if not cursor or not cursor.startswith("{"):
+            return cls(moment(cursor))
+        held = json.loads(cursor)
+        return cls(moment(held["read_to"]), moment(held["swept_at"]), held["halfway"])
+
+    def __str__(self) -> str:
+        read_to, swept_at = (at.isoformat() if at else None for at in (self.read_to, self.swept_at))
+        return json.dumps({"read_to": read_to, "swept_at": swept_at, "halfway": self.halfway})
+
+
+def spaces(api: Api) -> list[str]:
+    """The workspaces whose calls are read, each with a window of its own; "" stands for all together."""
+    return api.link.settings.get("workspace_ids") or [""]
+
+
+def slices(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Parts of at most 30 days, oldest first."""
+    while start < end:
+        yield start, (until := min(start + SLICE, end))
+        start = until
+
+
+def span(start: datetime, end: datetime, space: str) -> dict[str, str]:
+    """The filter of a window: from inclusive, to exclusive."""
+    return {"fromDateTime": iso(start), "toDateTime": iso(end)} | ({"workspaceId": space} if space else {})
+
+
+async def window(
+    api: Api, since: Since, start: datetime, end: datetime, space: str, *, prove: bool = False
+) -> AsyncGenerator[tuple[Page, datetime | None], None]:
+    """The pages of a window, each with the moment up to which the window is read with it, None where that is not told.
+
+    Gong lists the oldest call first. As no document says so it is looked at, and where it does not hold only the last
+    page tells. What is read to its end deletes the stored calls that are gone. ``prove``: nobody knows yet whether
+    these credentials see anything, so that an empty window is checked. Raises `SourceError`.
+    """
+    listed, covered, latest, ordered = dict[str, None](), start, start, True
+    asked = {"filter": span(start, end, space), "contentSelector": SELECTOR}
+    async with aclosing(api.pages("calls/extensive", "calls", asked)) as pages:
+        async for rows, last in pages:
+            if prove and last and not (rows or listed):
+                await api.prove_sight()
+            page, ours = await calls_page(api, since, rows), dict.fromkeys(named(rows))
+            starts = [moment(dig(row, "metaData", "started")) or start for row in rows]
+            ordered = ordered and [latest, *starts] == sorted([latest, *starts])
+            latest, listed = (starts or [latest])[-1], listed | ours
+            until = end if last else min(latest.replace(microsecond=0), end) if ordered else covered
+            if until <= covered:
+                yield page, None
+                continue
+            vanished = await _vanished(api, since, covered, until, space, listed)
+            yield replace(page, deletions=[*page.deletions, *await gone(since, vanished)]), until
+            covered, listed = until, ours
+
+
+async def calls_page(api: Api, since: Since, rows: Rows) -> Page:
+    """The calls as records, announcing what of them is to come. A private one is left out, or deleted where stored."""
+    calls = [one for row in rows if (one := meeting(row)).external_id]
+    skip = api.link.settings.get("skip_private", True)
+    shown = [one for one in calls if not (skip and one.is_private)]
+    ids = [one.external_id for one in shown]
+    known, spoken = await since.held.stored(Meeting, ids), await since.held.stored(Transcript, ids)
+    oldest = since.now - api.link.options["content_wait"]
+    # What was given up for a call that is stored and older than that is not announced again.
+    awaited = [one for one in shown if one.external_id not in known or (one.started_at or since.now) >= oldest]
+    unspoken = [one.external_id for one in awaited if one.external_id not in spoken]
+    unready = [one.external_id for one in awaited if not has_content(one.raw)]
+    return Page(
+        records=shown,
+        deletions=await gone(since, [one.external_id for one in calls if skip and one.is_private]),
+        pending=[
+            *(Pending(call, "transcript not read yet", "transcripts") for call in unspoken),
+            *(Pending(call, "AI content not ready", "content", FIRST_GAP) for call in unready),
+        ],
+    )
+
+
+async def gone(since: Since, calls: Collection[str]) -> list[Deletion]:
+    """The deletions of what is stored of these calls."""
+    if not calls:
+        return []
+    return [Deletion(kind, call) for kind in (Meeting, Transcript) for call in await since.held.stored(kind, calls)]
+
+
+async def _vanished(
+    api: Api, since: Since, start: datetime, end: datetime, space: str, listed: dict[str, None]
+) -> list[str]:
+    """The stored calls of a window, read to its end, that Gong no longer has.
+
+    Gong names no deleted calls, and answers credentials that lost their sight as if there were none. So those that
+    the window did not list are asked for by id together with one that it did: where Gong shows that one, the others
+    that it leaves out are deleted. A window that lists nothing says nothing.
+    """
+    stored = await since.held.select(Meeting, between=(start, end - timedelta(microseconds=1)))
+    missed = [call for call in stored if call not in listed] if listed else []
+    if missed and space:
+        metas = await since.held.stored(Meeting, missed, "metaData")
+        missed = [call for call, (meta,) in metas.items() if id_text(dig(meta, "workspaceId")) == space]
+    vanished, witness = list[str](), next(reversed(listed), "")
+    for batch in parts(missed, BATCH - 1):
+        found = set[str]()
+        try:
+            asked = {"filter": {"callIds": [witness, *batch]}}
+            async with aclosing(api.pages("calls/extensive", "calls", asked)) as pages:
+                async for rows, _ in pages:
+                    found |= set(named(rows))
+        except (Rejected, Transient):
+            continue  # no answer says nothing, and must not hold the window back: the next cycle asks again
+        if witness in found:
+            vanished += [call for call in batch if call not in found]
+    return vanished
+
+
+def named(rows: Rows) -> list[str]:
+    return [call for row in rows if (call := id_text(dig(row, "metaData", "id")))]
+
+
+def parts(calls: list[str], size: int) -> list[list[str]]:
+    return [calls[at : at + size] for at in range(0, len(calls), size)]
