@@ -111,9 +111,9 @@ def unreachable(settings: Settings, error: Exception) -> UsageError:
 
 @asynccontextmanager
 async def open_parts(
-    settings: Settings, *, migrate: bool = False, now: Callable[[], datetime] = utc_now
+    settings: Settings, *, migrate: bool = False, halved: bool = False, now: Callable[[], datetime] = utc_now
 ) -> AsyncIterator[Parts]:
-    """Store, keys, clients and engine, closed in the reverse order."""
+    """Store, keys, clients and engine, closed in the reverse order. ``halved``: it takes half of each limit."""
     vault = Vault(settings.keys())
     async with open_store(settings, checked=not migrate, now=now) as store, Net() as net:
         if migrate:
@@ -122,8 +122,9 @@ async def open_parts(
             except Exception as error:  # noqa: BLE001 - as above
                 raise unreachable(settings, error) from None
         metrics = Metrics()
+        plans = {name: plan(settings, name) for name in SOURCES}
         engine = Engine(
-            plans={name: plan(settings, name) for name in SOURCES},
+            plans={name: one.halved() for name, one in plans.items()} if halved else plans,
             store=store,
             vault=vault,
             net=net,

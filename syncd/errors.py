@@ -58,9 +58,7 @@ class RateLimited(SourceError):
 
     kind = "rate_limited"
 
-    def __init__(
-        self, message: str, *, retry_after_s: float | None = None, hint: str = "", ours: bool = False
-    ) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "", ours: bool = False) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
         self.ours = ours

@@ -42,7 +42,7 @@ class Rate:
     def half(self) -> Rate:
         """What a backfill takes, so that the regular cycles keep the rest.
 
-        Half the units, not twice the time: of two days' 10,000 calls all could go in the first hours, and leave nothing.
+        Half the units, not twice the time: of 10,000 calls in two days all could go on the first, and leave nothing.
         """
         return Rate(self.calls // 2, self.per_s) if self.calls > 1 else Rate(1, self.per_s * 2)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from syncd.limits import Buckets
 from syncd.metrics import Metrics
 from syncd.plan import Plan
 from syncd.records import Message
-from syncd.source import Page, Report, Since, Source, Stream
+from syncd.source import Estimate, Page, Report, Since, Source, Stream
 from syncd.store import Line, Store
 
 Script = Callable[[Link, Since], AsyncIterator[Page]]
@@ -36,13 +36,41 @@ def pages(*steps: Page | Exception) -> Script:
     return read
 
 
-def source(*scripts: Script, name: str = "slack") -> Source:
+def older(*names: str, before: Callable[[str], object] = lambda _: None) -> Script:
+    """Older history of these messages, one a page: it goes on after its cursor, and drops that at the end.
+
+    ``before``: called with each message's name before its page; what it raises ends the stint.
+    """
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        assert since.back_to is not None
+        reach, _, last = since.cursors.get("", "").partition("|")
+        done = names.index(last) + 1 if reach == since.back_to.isoformat() else 0
+        for at, one in enumerate(names[done:], done):
+            before(one)
+            days = timedelta(days=at + 1)
+            yield Page(records=[message(one)], cursor=f"{since.back_to.isoformat()}|{one}", reached=since.now - days)
+        yield Page(forget=[""])
+
+    return read
+
+
+def source(
+    *scripts: Script,
+    name: str = "slack",
+    backfill: Sequence[Script] = (),
+    estimate: Callable[[Any, Since], Awaitable[Estimate]] | None = None,
+    audit: Sequence[Script] = (),
+) -> Source:
     @asynccontextmanager
     async def connect(link: Link) -> AsyncIterator[Link]:
         yield link
 
     async def check(api: Any) -> Report:
         return Report("scripted")
+
+    async def known(api: Any, since: Since) -> Estimate:
+        return Estimate(2, {}, "2 messages")
 
     return Source(
         name=name,
@@ -53,6 +81,9 @@ def source(*scripts: Script, name: str = "slack") -> Source:
         credentials=(frozenset({"token"}),),
         settings={},
         check=check,
+        backfill=tuple(Stream(f"backfill{at or ''}", script) for at, script in enumerate(backfill)),
+        estimate=estimate or known,
+        audit=tuple(Stream(f"stream{at}" if at else "messages", script) for at, script in enumerate(audit)),
     )
 
 

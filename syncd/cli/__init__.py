@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from syncd import __version__
-from syncd.cli import connections, play, run, show
+from syncd.cli import connections, history, play, run, show, verify
 from syncd.cli.terminal import fail
 from syncd.errors import SealError, UsageError
 
@@ -26,6 +26,8 @@ app = typer.Typer(
     ),
 )
 run.register(app)
+history.register(app)
+verify.register(app)
 app.add_typer(connections.app, name="connections")
 show.register(app)
 play.register(app)

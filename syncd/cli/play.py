@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
@@ -16,6 +16,10 @@ from syncd import logs
 from syncd.cli.terminal import err
 from syncd.errors import UsageError
 from syncd.sandbox.world import Options
+from syncd.tasks import all_of
+
+if TYPE_CHECKING:
+    from syncd.sandbox.app import Sandbox
 
 _SIZES = Options()
 
@@ -51,6 +55,10 @@ def sandbox(
     connections_file: Annotated[
         Path | None, typer.Option(help="Write the lines for `syncd connections import` here.")
     ] = None,
+    month: Annotated[bool, typer.Option("--month", help="Act out a month in each workspace.")] = False,
+    speed: Annotated[
+        float, typer.Option(help="With --month: how many times faster the vendors' clock runs.", min=1, max=100_000)
+    ] = 1440,
 ) -> None:
     """Serve the four vendors on loopback, with a company's week of data, until Ctrl-C.
 
@@ -64,6 +72,14 @@ def sandbox(
 
     GET /control lists what can be changed while it runs: messages added, edited, deleted, tokens revoked, faults, the
     clock.
+
+    With --month the vendors' clock runs --speed times faster (1440: a day a minute), and a written month is acted out:
+    late replies, edits and deletions, transcripts that ripen, a history that expires. To watch it: each event is
+    printed as it happens, and what a perfect reader would hold by then is at
+
+      curl -s "http://127.0.0.1:8787/control/holdings?vendor=slack&workspace=acme"
+
+    Who reads along must live by the vendors' clock; syncd's own is the real one, so let it read along at --speed 1.
     """
     logs.set_up("warning", "auto")
     pairs = [text.partition("=") for text in switch or []]
@@ -83,30 +99,56 @@ def sandbox(
         switches={name: value for name, _, value in pairs},
     )
     try:
-        asyncio.run(_serve(options, port, connections_file))
+        asyncio.run(_serve(options, port, connections_file, speed if month else None))
     except ValueError as error:
         raise UsageError(f"--switch: {error}") from None
 
 
-async def _serve(options: Options, port: int, connections_file: Path | None) -> None:
+async def _serve(options: Options, port: int, connections_file: Path | None, speed: float | None) -> None:
+    """Until a signal. ``speed``: of the month that is acted out meanwhile, None = none."""
     from syncd.sandbox.app import Sandbox
+    from syncd.sandbox.world import Clock, World
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        async with Sandbox(options, port=port) as box:
+        async with Sandbox(options, port=port, world=World(options, Clock(speed=speed or 1.0))) as box:
             if connections_file:
                 _write(connections_file, box.connections())
             err.print(
                 f"the sandbox of {options.workspaces} workspaces serves {box.base}; "
                 f"{box.base}/control says what it can do"
             )
-            await stop.wait()
+            await _until(stop, None if speed is None else _act_out(box))
     except OSError as error:
         raise UsageError(
             f"sandbox on 127.0.0.1:{port}: {error.strerror or error}; choose another --port, or 0"
         ) from None
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None] | None) -> None:
+    """Wait for ``stop``, at ``work`` meanwhile. Raises what goes wrong with it."""
+    stopping = asyncio.ensure_future(stop.wait())
+    if work is not None:
+        working = asyncio.ensure_future(work)
+        await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.cancel():
+            working.result()
+    await stopping
+
+
+async def _act_out(box: Sandbox) -> None:
+    """The scripted month of each workspace, told event by event."""
+    from syncd.sandbox.month import Month
+    from syncd.sandbox.month_script import script
+
+    async def one(workspace: str) -> None:
+        async for event in Month(box, workspace, script()).as_time_goes_by():
+            err.print(f"{workspace}: {event}", markup=False, highlight=False)
+
+    await all_of([one(workspace) for workspace in box.world.companies])
+    err.print("the month is over; the sandbox serves on")
 
 
 def _write(file: Path, lines: list[Mapping[str, Any]]) -> None:

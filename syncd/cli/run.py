@@ -29,7 +29,7 @@ from syncd.sources import SOURCES
 from syncd.tasks import all_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from syncd.engine import Engine
 
@@ -102,15 +102,15 @@ async def _why_nothing(parts: daemon.Parts, source: str, workspace: str | None) 
     return ", ".join(f"{states.count(state)} {words.get(state, state)}" for state in sorted(set(states)))
 
 
-async def watched(engine: Engine, work: Awaitable[Any]) -> Any:
-    """Await ``work`` and meanwhile show on a terminal which runs are under way."""
+async def watched(engine: Engine, work: Awaitable[Any], progress: Callable[[Engine], Table] | None = None) -> Any:
+    """Await ``work`` and meanwhile show on a terminal which runs are under way, or what ``progress`` makes of them."""
     task = asyncio.ensure_future(work)
     if not err.is_terminal:
         return await task
     try:
         with LiveDisplay(console=err, transient=True, auto_refresh=False) as display:
             while not task.done():
-                display.update(_progress(engine), refresh=True)
+                display.update((progress or _progress)(engine), refresh=True)
                 await asyncio.wait([task], timeout=0.2)
     except asyncio.CancelledError:
         task.cancel()  # Ctrl-C: let the runs free their leases first

@@ -42,10 +42,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 _COLOURS = {
     "ok": "green",
     "success": "green",
+    "finished": "green",
     "running": "blue",
     "new": "blue",
     "failing": "yellow",
     "limited": "yellow",
+    "interrupted": "yellow",
+    "failed": "red",
     "needs_reauth": "red",
     "misconfigured": "red",
 }
@@ -92,14 +95,16 @@ def print_json(value: object) -> None:
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def table(headers: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None) -> None:
-    """A table on stdout; every cell is text from outside and is shown as text."""
+def table(
+    headers: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None, console: Console = out
+) -> None:
+    """A table, on stdout unless told otherwise; every cell is text from outside and is shown as text."""
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     for header in headers:
         made.add_column(header, overflow="fold")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
-    out.print(made)
+    console.print(made)
 
 
 def _cell(value: object) -> str:

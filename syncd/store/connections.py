@@ -49,6 +49,19 @@ class Connection:
     status_since: datetime | None
     created_at: datetime
 
+    @property
+    def unread(self) -> str | None:
+        """Why no run takes it, in words; None where runs do."""
+        if self.sealed is None:
+            return "it has no credentials"
+        if not self.is_active:
+            return "it is paused"
+        if self.workspace_id is None:
+            return "it belongs to no workspace"
+        if self.status == OK:
+            return None
+        return f"it waits for a person ({self.status.replace('_', ' ')}): {self.last_error or 'see syncd status'}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
