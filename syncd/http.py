@@ -151,6 +151,7 @@ class Link:
 
     source: str
     credential: str
+    account: str = ""
     net: Net
     buckets: Buckets
     credentials: Mapping[str, Any] = field(repr=False)

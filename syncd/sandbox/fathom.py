@@ -24,6 +24,7 @@ from syncd.limits import Rate
 from syncd.sandbox.dataset import fathom as said
 from syncd.sandbox.dataset.fathom import zulu
 from syncd.sandbox.fathom_answers import answered, fingerprint, limited, moment
+from syncd.sandbox.fathom_recorded import PARTS, Recorded, holdings
 from syncd.sandbox.world import page_of
 
 if TYPE_CHECKING:
@@ -41,26 +42,7 @@ _CALLS, _TOKENS, _MINUTE_S = Rate(60, 60), Rate(60, 60), 60
 _CURSOR_LIVES_S = 600  # UNCONFIRMED
 _TOKEN_LIVES_S = 3600  # UNCONFIRMED
 _CLIENT = {"client_id": "sandbox-app", "client_secret": "sandbox-app-secret"}
-_PARTS = {f"include_{part}": part for part in ("transcript", "action_items", "highlights", "crm_matches")}
-_PARTS["include_summary"] = "default_summary"
 _HEAVY = {"transcript", "default_summary"}
-
-
-@dataclass(slots=True)
-class _Recorded:
-    """A meeting with all its parts, and when each of them is ready. It is listed from its ``created_at`` on."""
-
-    item: Json
-    started: datetime
-    ready: Mapping[str, datetime]
-
-    @property
-    def created(self) -> datetime:
-        return datetime.fromisoformat(self.item["created_at"])
-
-    @property
-    def key(self) -> tuple[datetime, int]:
-        return self.started, self.item["recording_id"]
 
 
 @dataclass(slots=True)
@@ -68,7 +50,7 @@ class _Account:
     """A company at Fathom. ``tokens``: the pair that is good; ``minted``, ``recorded``: how many there ever were."""
 
     company: Company
-    meetings: list[_Recorded] = field(default_factory=list)
+    meetings: list[Recorded] = field(default_factory=list)
     recorded: int = 0
     revoked: bool = False
     minted: int = 0
@@ -87,9 +69,13 @@ class _Access:
 class Fathom:
     name = "fathom"
     actions: Mapping[str, str] = {
-        "add": "a meeting has just ended: {title, ready_in_s: 0}",
-        "edit": "{recording_id, title, shared_with, summary, completed}; without an id the newest meeting",
+        "add": "a meeting has just ended: {title, user: 0 (who recorded it; 0 is the connection's), ready_in_s: 0, "
+        "summary_in_s, items_in_s (both: as ready_in_s)}",
+        "edit": "{recording_id, title, shared_with, summary, completed, item: text of a new action item, "
+        "reorder: true (the items)}; without an id the newest meeting",
         "delete": "{recording_id}",
+        "share": "{recording_id}: another user shares it with the connection's user",
+        "unshare": "{recording_id}: no longer; what the connection's user recorded stays visible",
         "revoke": "the workspace's credentials are refused",
         "restore": "they are accepted again",
     }
@@ -122,37 +108,30 @@ class Fathom:
         account.tokens = {"access_token": access, "refresh_token": refresh, "expires_at": zulu(expires_at)}
         account.minted += 1
 
-    def _record(self, account: _Account, planned: said.Planned) -> _Recorded:
+    def _record(self, account: _Account, planned: said.Planned, by: Somebody | None = None) -> Recorded:
         rng = self._world.random("fathom", account.company.workspace, "meeting", account.recorded)
         one = said.talk(rng, account.company, planned.kind)
         started = (planned.ended - timedelta(seconds=one.seconds)).replace(microsecond=0)
         number = 300_000_000 + account.company.index * 1_000_000 + account.recorded * 37
         item = said.recording(rng, account.company, one, started, number)
-        ready = dict.fromkeys(_PARTS.values(), planned.summary_at) | {"transcript": planned.transcript_at}
+        item |= {"recorded_by": said.recorder(account.company, by)} if by else {}
+        ready = dict.fromkeys(PARTS.values(), planned.summary_at) | {"transcript": planned.transcript_at}
+        ready |= {"action_items": planned.items_at or planned.summary_at}
         account.recorded += 1
-        account.meetings.append(_Recorded(item, started, ready))
+        account.meetings.append(Recorded(item, started, ready))
         return account.meetings[-1]
 
-    def _visible(self, access: _Access) -> list[_Recorded]:
-        """Own recordings; what is shared with one's team, for an admin all that is shared. Newest recording first."""
-        now, team = self._world.clock.now(), said.TEAMS[access.user.role]
-        seen = [
-            one
-            for one in access.account.meetings
-            if one.created <= now
-            and (
-                one.item["recorded_by"]["email"] == access.user.email
-                or (access.user.index == 0 and one.item["shared_with"] != "no_teams")
-                or team in said.teams_of(one.item)
-            )
-        ]
+    def _visible(self, access: _Access) -> list[Recorded]:
+        """Newest recording first."""
+        now = self._world.clock.now()
+        seen = [one for one in access.account.meetings if one.created <= now and one.seen_by(access.user)]
         return sorted(seen, key=lambda one: one.key, reverse=True)
 
-    def _shown(self, one: _Recorded, parts: Sequence[str]) -> Json:
+    def _shown(self, one: Recorded, parts: Sequence[str]) -> Json:
         """The meeting with these parts; the others, and what is not ready yet, are null."""
         now, item = self._world.clock.now(), dict(one.item)
         empty = self._world.switch("fathom.not_ready", "404") == "empty"
-        for part in _PARTS.values():
+        for part in PARTS.values():
             if part not in parts:
                 item[part] = None
             elif now < one.ready[part]:
@@ -189,7 +168,7 @@ class Fathom:
                 headers = self._counted("", now.timestamp())  # contract: on each reply
                 return answered({"error": "Unauthorized"}, 401, headers)
             heavy = method.startswith("recordings") or any(
-                request.query.get(flag) == "true" for flag, part in _PARTS.items() if part in _HEAVY
+                request.query.get(flag) == "true" for flag, part in PARTS.items() if part in _HEAVY
             )
             user = ("fathom", workspace, access.user.email)  # two keys of one user share a budget (UNCONFIRMED)
             wait = self._world.over_limit(_CALLS, *user, "calls")
@@ -230,15 +209,22 @@ class Fathom:
         }
 
     def _meetings(self, request: web.Request, access: _Access) -> web.Response:
-        parts = [part for flag, part in _PARTS.items() if request.query.get(flag) == "true"]
+        parts = [part for flag, part in PARTS.items() if request.query.get(flag) == "true"]
         if access.expires_at and not _HEAVY.isdisjoint(parts):
             if self._world.switch("fathom.oauth_flags", "400") == "400":
                 raise ValueError("include_transcript and include_summary are unavailable for OAuth apps")
             parts = [part for part in parts if part not in _HEAVY]
         rows = [one for one in self._visible(access) if self._asked_for(one, request)]
-        return self._page(request, rows, _PAGE, lambda one: self._shown(one, parts))
 
-    def _asked_for(self, one: _Recorded, request: web.Request) -> bool:
+        def shown(one: Recorded) -> Json:
+            item = self._shown(one, parts)
+            if access.user.index == 0:
+                one.serve(item)
+            return item
+
+        return self._page(request, rows, _PAGE, shown)
+
+    def _asked_for(self, one: Recorded, request: web.Request) -> bool:
         query, item, created = request.query, one.item, one.created
         slack = timedelta(seconds=1 if self._world.switch("fathom.inclusive", "off") == "on" else 0)
         teams, recorders = query.getall("teams[]", []), query.getall("recorded_by[]", [])
@@ -302,6 +288,7 @@ class Fathom:
         one = next((one for one in self._visible(access) if one.item["recording_id"] == number), None)
         part = "transcript" if name == "transcript" else "default_summary"
         if one and self._world.clock.now() >= one.ready[part]:
+            one.served |= {part: one.item[part]} if access.user.index == 0 else {}
             return answered({name: one.item[part]})
         form = self._world.switch("fathom.not_ready", "404")
         if not one or form == "404":
@@ -369,25 +356,38 @@ class Fathom:
         kinds = {"meetings": seen, "transcripts": heard}
         return {kind: sorted(str(one.item["recording_id"]) for one in some) for kind, some in kinds.items()}
 
+    def holdings(self, workspace: str) -> Mapping[str, Mapping[str, Any]]:
+        """What a reader of the connection's user holds live: kind of record → external id → raw; see `holdings`."""
+        account, now = self._accounts[workspace], self._world.clock.now()
+        parts = ("action_items", "default_summary")
+        return holdings(
+            account.meetings, account.company.staff[0], self._world.born, now, lambda one: self._shown(one, parts)
+        )
+
     def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         account, now = self._accounts[workspace], self._world.clock.now()
         if action in {"revoke", "restore"}:
             account.revoked = action == "revoke"
             return {"workspace": workspace, "revoked": account.revoked}
         if action == "add":
-            ready = now + timedelta(seconds=float(body.get("ready_in_s", 0)))
-            one = self._record(account, said.Planned(said.KINDS[0], now - timedelta(seconds=9), ready, ready))
+            ready, summary, items = (now + timedelta(seconds=wait) for wait in _waits(body))
+            planned = said.Planned(said.KINDS[0], now - timedelta(seconds=9), ready, summary, items)
+            one = self._record(account, planned, by=account.company.staff[int(body.get("user", 0))])
             one.item["title"] = str(body.get("title", one.item["title"]))
             return {"recording_id": one.item["recording_id"]}
-        numbers = {meeting.item["recording_id"]: meeting for meeting in account.meetings}
-        newest = max(account.meetings, key=lambda meeting: meeting.created)
+        numbers = {one.item["recording_id"]: one for one in account.meetings if not one.deleted}
+        newest = max(numbers.values(), key=lambda one: one.created)
         one = numbers[int(body["recording_id"])] if "recording_id" in body else newest
         if action == "delete":
-            account.meetings.remove(one)
+            one.deleted = True
+        elif action == "edit":
+            one.edit(body)
         else:
-            one.item |= {name: str(body[name]) for name in ("title", "shared_with") if name in body}
-            for item in one.item["action_items"]:
-                item["completed"] = bool(body.get("completed", item["completed"]))
-            if "summary" in body:
-                one.item["default_summary"] = {"template_name": "General", "markdown_formatted": str(body["summary"])}
+            one.shared = action == "share"
         return {"recording_id": one.item["recording_id"]}
+
+
+def _waits(body: Mapping[str, Any]) -> Iterator[float]:
+    """Until transcript, summary and action items are ready."""
+    for name in ("ready_in_s", "summary_in_s", "items_in_s"):
+        yield float(body.get(name, body.get("ready_in_s", 0)))

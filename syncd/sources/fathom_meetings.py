@@ -102,6 +102,13 @@ def markdown(summary: object) -> str | None:
     return text(fields(summary).get("markdown_formatted"))
 
 
+def lacking(raw: Json, *, heard: bool) -> list[str]:
+    """The parts that are not there yet. No action items are ``[]``; null means that they are not made yet."""
+    there = {"transcript": heard, "summary": markdown(raw.get("default_summary"))}
+    there["action items"] = raw.get("action_items") is not None
+    return [part for part, found in there.items() if not found]
+
+
 def moment(value: object) -> datetime | None:
     """ISO 8601, whole seconds or microseconds; without an offset it is UTC. One that no meeting has is None."""
     try:

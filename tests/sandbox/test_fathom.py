@@ -162,7 +162,7 @@ class TestVisibility:
 
     async def test_sharing_an_old_meeting_shows_it_with_its_old_created_at(self, caller):
         call = await caller()
-        made = call.box.fathom.act("acme", "add", {})
+        made = call.box.fathom.act("acme", "add", {"user": 1})
         call.box.fathom.act("acme", "edit", made | {"shared_with": "no_teams"})
         assert made["recording_id"] not in await call.ids()
         call.box.fathom.act("acme", "edit", made | {"shared_with": "all_teams"})
@@ -178,6 +178,22 @@ class TestVisibility:
         body = (await call.get(path)).json()
         assert (body["limit"], len(body["items"])) == (25, 2)
         assert (await call.get(path, cursor=body["next_cursor"])).json()["items"] != body["items"]
+
+    async def test_anothers_meeting_is_shared_with_the_connections_user_and_no_longer(self, caller):
+        call = await caller()
+        made = call.box.fathom.act("acme", "add", {"user": 1})
+        call.box.fathom.act("acme", "edit", made | {"shared_with": "no_teams"})
+        shown = []
+        for action in ("share", "unshare"):
+            call.box.fathom.act("acme", action, made)
+            shown.append(made["recording_id"] in await call.ids())
+        assert shown == [True, False]
+
+    async def test_what_the_user_recorded_stays_visible(self, caller):
+        call = await caller()
+        made = call.box.fathom.act("acme", "add", {})
+        call.box.fathom.act("acme", "unshare", made)
+        assert made["recording_id"] in await call.ids()
 
 
 class TestRecordings:

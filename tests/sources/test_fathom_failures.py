@@ -81,7 +81,7 @@ class TestFailing:
     async def test_one_unreadable_recording_does_not_stop_the_others(self, reader, scripted):
         def answer(request: web.Request) -> object:
             if request.path.endswith("meetings"):
-                ids = [{"recording_id": n, "created_at": None} for n in (1, 2)]
+                ids = [{"recording_id": n, "created_at": None, "action_items": []} for n in (1, 2)]
                 return {"limit": 10, "items": ids}  # without created_at a key, too, asks one by one
             if "/1/" in request.path:
                 return web.json_response({"message": "broken"}, status=422)
@@ -172,7 +172,8 @@ class TestPoison:
             if any(part in request.path for part in broken):
                 return web.Response(status=500)
             if request.path.endswith("meetings"):
-                return {"items": [{"recording_id": number, "created_at": created_at} for number in range(1, 6)]}
+                known = {"created_at": created_at, "action_items": []}
+                return {"items": [{"recording_id": number, **known} for number in range(1, 6)]}
             if request.path.endswith("summary"):
                 return {"summary": {"markdown_formatted": "ok"}}
             return {"transcript": [{"text": "hi"}]}
@@ -204,7 +205,7 @@ class TestPoison:
         days = [f"2026-01-0{number}T12:00:00Z" for number in (1, 2, 3)]
 
         def answer(request: web.Request) -> object:
-            found = [{"recording_id": number, "created_at": day} for number, day in enumerate(days, 1)]
+            found = [{"recording_id": n, "created_at": day, "action_items": []} for n, day in enumerate(days, 1)]
             if "include_transcript" not in request.query:
                 return {"items": found}
             if request.query["created_after"] < days[0]:

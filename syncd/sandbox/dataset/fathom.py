@@ -60,12 +60,13 @@ class Talk:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """When a meeting ended and its parts are ready."""
+    """When a meeting ended and its parts are ready. ``items_at``: action items; None = with the summary."""
 
     kind: Kind
     ended: datetime
     transcript_at: datetime
     summary_at: datetime
+    items_at: datetime | None = None
 
 
 TEAMS: Mapping[str, str] = {
@@ -317,7 +318,7 @@ def recording(rng: random.Random, company: Company, one: Talk, started: datetime
         "shared_with": one.kind.shared_with,
         "transcript_language": one.kind.language,
         "calendar_invitees": invited,
-        "recorded_by": {**_person(host), "email_domain": company.domain},
+        "recorded_by": recorder(company, host),
         "transcript": [_turn(at, who, text, matched=calendar) for at, who, text in one.turns],
         "default_summary": {"template_name": "General", "markdown_formatted": markdown(one)},
         "action_items": [
@@ -337,6 +338,10 @@ def recording(rng: random.Random, company: Company, one: Talk, started: datetime
         ],
         "crm_matches": _crm(customer) if customer else {"error": "No CRM is connected"},
     }
+
+
+def recorder(company: Company, who: Somebody) -> dict[str, Any]:
+    return {**_person(who), "email_domain": company.domain}
 
 
 def teams_of(item: Mapping[str, Any]) -> set[str]:
