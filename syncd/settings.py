@@ -200,14 +200,19 @@ class FathomSettings(SourceSettings):
 
 
 class GmailSettings(SourceSettings):
-    """``units``: quota units per user; ``prices``: units per call (projects from May 2026 on; older ones pay less)."""
+    """``units``: quota units per user; ``prices``: units per call (projects from May 2026 on; older ones pay less).
+
+    ``threads_per_label``: with how many of a label's newest threads we begin; from then on every change comes.
+    """
 
     vendor_limits = {"units": "6000/1m"}
     vendor_prices: ClassVar[dict[str, int]] = {
         "getProfile": 1,
         "labels.list": 1,
+        "labels.get": 1,
         "threads.list": 10,
         "threads.get": 40,
+        "messages.list": 5,
         "messages.get": 20,
         "messages.attachments.get": 20,
         "history.list": 2,

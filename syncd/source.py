@@ -170,7 +170,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a backfill will take. ``draws``: units by limit, as in `Link.call`. ``items``: how many of what, in words."""
+    """What a backfill takes. ``draws``: units by limit, as in `Link.call`. ``items``: how many of what, in words."""
 
     calls: int
     draws: Mapping[str, int]

@@ -101,6 +101,7 @@ class _Control:
             web.get("/control/environment", self._environment),
             web.get("/control/connections", self._connections),
             web.get("/control/truth", self._truth),
+            web.get("/control/holdings", self._holdings),
             web.get("/control/calls", self._calls),
             web.get("/control/faults", self._faults),
             web.post("/control/faults", self._add_fault),
@@ -117,6 +118,7 @@ class _Control:
                 "GET /control/environment": "the variables that point syncd here, as lines for a shell",
                 "GET /control/connections": "lines for `syncd connections import`",
                 "GET /control/truth?since=ISO": "what a perfect reader holds, per vendor and workspace",
+                "GET /control/holdings?vendor=V&workspace=W": "all that a perfect reader would hold now, as JSON",
                 "GET /control/calls": "how often each call was made",
                 "POST /control/faults": "{kind, vendor, method, workspace, times, skip, seconds}; kinds: "
                 + ", ".join(KINDS),
@@ -148,6 +150,19 @@ class _Control:
             {
                 name: {workspace: vendor.truth(workspace, since) for workspace in self._world.companies}
                 for name, vendor in self._sandbox.vendors.items()
+            }
+        )
+
+    async def _holdings(self, request: web.Request) -> web.Response:
+        vendors, workspaces = self._sandbox.vendors, list(self._world.companies)
+        asked, of = request.query.get("vendor"), request.query.get("workspace")
+        if asked not in {None, *vendors} or of not in {None, *workspaces}:
+            return _refused("no such vendor or workspace; GET /control lists them", 404)
+        return _json(
+            {
+                name: {one: vendor.holdings(one) for one in workspaces if of in {None, one}}
+                for name, vendor in vendors.items()
+                if asked in {None, name}
             }
         )
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from syncd.limits import Rate
+from syncd.sandbox.gmail_answers import TYPES, label_of, matches, record_of
 from syncd.sandbox.gmail_mailbox import CLIENT, Mailbox, mime, parts_of
 from syncd.sandbox.google import (
     Refusal,
@@ -44,12 +45,6 @@ _PRICES = {  # method → units under the new and the old list (contract)
 }  # fmt: skip
 _RATES = {"new": Rate(6000, 60.0), "old": Rate(15000, 60.0)}
 _BURST = Rate(50, 1.0)  # stands for "too many concurrent requests": here they never overlap
-_TYPES = {
-    "messageAdded": "messagesAdded",
-    "messageDeleted": "messagesDeleted",
-    "labelAdded": "labelsAdded",
-    "labelRemoved": "labelsRemoved",
-}
 _HANDLE_LIVES = timedelta(hours=1)
 
 
@@ -63,9 +58,12 @@ class Gmail:
         "delete": "deleted for ever: {id} or {thread_id}, else the newest in the inbox",
         "label": "labels change: {id, add: [], remove: []}",
         "trash": "a message goes to the bin: {id}",
+        "untrash": "it leaves the bin again: {id}",
+        "spam": "a message goes to the spam: {id}",
         "touch": "a history record that names a message and says nothing more: {id}",
         "expire_history": "history before now is forgotten",
         "name_label": "a label is made or renamed: {name, id}",
+        "delete_label": "a label is deleted; its messages stay without it: {id}",
         "scopes": 'what the sign-in was granted: {scopes: ["gmail.readonly"]}',
         "service_account": "gives credentials of a service account that may act for the mailbox",
         "revoke": "the sign-in is revoked",
@@ -124,11 +122,24 @@ class Gmail:
         """
         mailbox = self._mailboxes[workspace]
         threads = sorted(
-            set(mailbox.threads) & (mailbox.held | set(() if since else mailbox.newest_threads(["INBOX"])))
+            set(mailbox.threads) & (mailbox.holds() | set(() if since else mailbox.newest_threads(["INBOX"])))
         )
         return {
             "conversations": threads,
             "messages": sorted(one for thread in threads for one in mailbox.threads[thread]),
+        }
+
+    def holdings(self, workspace: str) -> dict[str, dict[str, Any]]:
+        """What a reader of INBOX that began when the sandbox did and missed nothing holds live now: ``conversations``
+        (threads without their messages) and ``messages``, by id, as they are served now.
+        """
+        mailbox = self._mailboxes[workspace]
+        threads = {one: mailbox.threads[one] for one in sorted(mailbox.holds() & set(mailbox.threads))}
+        return {
+            "conversations": {one: {"id": one, "historyId": mailbox.thread_history_id(one)} for one in threads},
+            "messages": {
+                one: _view(mailbox, mailbox.messages[one], "full") for messages in threads.values() for one in messages
+            },
         }
 
     def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -222,7 +233,7 @@ class Gmail:
         }
 
     def _labels(self, mailbox: Mailbox, request: web.Request) -> dict[str, Any]:
-        return {"labels": [_label(one, name) for one, name in mailbox.labels.items()]}
+        return {"labels": [label_of(one, name) for one, name in mailbox.labels.items()]}
 
     def _label(self, mailbox: Mailbox, request: web.Request) -> dict[str, Any]:
         one = request.match_info["id"]
@@ -230,7 +241,7 @@ class Gmail:
             raise missing()
         carry = [message for message in mailbox.messages.values() if one in message["labelIds"]]
         threads = {message["threadId"] for message in carry}
-        return _label(one, mailbox.labels[one]) | {"messagesTotal": len(carry), "threadsTotal": len(threads)}
+        return label_of(one, mailbox.labels[one]) | {"messagesTotal": len(carry), "threadsTotal": len(threads)}
 
     def _threads(self, mailbox: Mailbox, request: web.Request) -> dict[str, Any]:
         found = mailbox.by_newest({message["threadId"] for message in self._found(mailbox, request)})
@@ -259,7 +270,7 @@ class Gmail:
             for one in mailbox.messages.values()
             if labels <= set(one["labelIds"])
             and not hidden & set(one["labelIds"])
-            and all(_matches(one, term, mailbox) for term in terms)
+            and all(matches(one, term, mailbox) for term in terms)
         ]
         return sorted(found, key=lambda one: (one["internalDate"], one["id"]), reverse=True)
 
@@ -272,7 +283,8 @@ class Gmail:
             raise missing()
         if one not in mailbox.threads:
             raise missing()
-        messages = [self._view(mailbox, mailbox.messages[each], form, request) for each in mailbox.threads[one]]
+        mailbox.served(one)
+        messages = [_view(mailbox, mailbox.messages[each], form, request) for each in mailbox.threads[one]]
         return {"id": one, "historyId": mailbox.thread_history_id(one), "messages": messages}
 
     def _message(self, mailbox: Mailbox, request: web.Request) -> dict[str, Any]:
@@ -281,28 +293,7 @@ class Gmail:
             raise missing()
         if form not in {"full", "metadata", "minimal", "raw"}:
             raise invalid(f"Invalid value for format: {form}")
-        return self._view(mailbox, mailbox.messages[one], form, request)
-
-    def _view(self, mailbox: Mailbox, message: dict[str, Any], form: str, request: web.Request) -> dict[str, Any]:
-        """A message in one of the formats (contract); minimal without snippet, as it was recorded."""
-        payload = message["payload"]
-        view = without_empty({key: value for key, value in message.items() if key != "payload"})
-        if form == "minimal":
-            return {key: value for key, value in view.items() if key != "snippet"} | {"payload": {"partId": ""}}
-        if form == "raw":
-            return view | {"raw": base64.urlsafe_b64encode(mime(payload)).decode()}
-        if form == "metadata":
-            asked = {name.lower() for name in request.query.getall("metadataHeaders", [])}
-            headers = [one for one in payload["headers"] if not asked or one["name"].lower() in asked]
-            return view | {"payload": {"mimeType": payload["mimeType"], "headers": headers}}
-        return view | {"payload": self._part(mailbox, message["id"], payload)}
-
-    def _part(self, mailbox: Mailbox, message: str, part: dict[str, Any]) -> dict[str, Any]:
-        body = part["body"]
-        if body.get("late"):
-            body = {"attachmentId": mailbox.handle(message, part["partId"]), "size": body["size"]}
-        below = [self._part(mailbox, message, child) for child in part.get("parts", ())]
-        return part | {"body": body} | ({"parts": below} if below else {})
+        return _view(mailbox, mailbox.messages[one], form, request)
 
     def _attachment(self, mailbox: Mailbox, request: web.Request) -> dict[str, Any]:
         try:
@@ -324,13 +315,16 @@ class Gmail:
         if not query.get("startHistoryId", "").isdecimal():
             raise invalid("Missing/invalid parameter: startHistoryId")
         start, late = int(query["startHistoryId"]), self._world.switch("gmail.future_history", "404") == "404"
-        if start < mailbox.floor() or (start > mailbox.counter and late):
+        if start < mailbox.floor():
+            mailbox.forgotten(start)
             raise missing()
-        kinds = [_TYPES[one] for one in query.getall("historyTypes", []) if one in _TYPES]
+        if start > mailbox.counter and late:
+            raise missing()
+        kinds = [TYPES[one] for one in query.getall("historyTypes", []) if one in TYPES]
         found = [
             record
             for one in mailbox.log
-            if one["id"] > start and (record := _record(one, kinds, query.get("labelId", "")))
+            if one["id"] > start and (record := record_of(one, kinds, query.get("labelId", "")))
         ]
         page, more = self._page(request, "history.list", found)
         if more and "pageToken" not in query and self._world.switch("gmail.empty_history_page", "off") == "on":
@@ -355,38 +349,24 @@ class Gmail:
         return page, {} if after is None else {"nextPageToken": seal(self._world.clock.now(), method, after)}
 
 
-def _label(one: str, name: str) -> dict[str, str]:
-    if one.startswith("Label_"):
-        visible = {"messageListVisibility": "show", "labelListVisibility": "labelShow"}
-        return {"id": one, "name": name, **visible, "type": "user"}
-    hidden = {"messageListVisibility": "hide", "labelListVisibility": "labelHide"} if one in {"CHAT", "TRASH"} else {}
-    return {"id": one, "name": name, **hidden, "type": "system"}
+def _view(mailbox: Mailbox, message: dict[str, Any], form: str, request: web.Request | None = None) -> dict[str, Any]:
+    """A message in one of the formats (contract); minimal without snippet, as it was recorded."""
+    payload = message["payload"]
+    view = without_empty({key: value for key, value in message.items() if key != "payload"})
+    if form == "minimal":
+        return {key: value for key, value in view.items() if key != "snippet"} | {"payload": {"partId": ""}}
+    if form == "raw":
+        return view | {"raw": base64.urlsafe_b64encode(mime(payload)).decode()}
+    if form == "metadata":
+        asked = {name.lower() for name in request.query.getall("metadataHeaders", [])} if request else set()
+        headers = [one for one in payload["headers"] if not asked or one["name"].lower() in asked]
+        return view | {"payload": {"mimeType": payload["mimeType"], "headers": headers}}
+    return view | {"payload": _part(mailbox, message["id"], payload)}
 
 
-def _matches(one: Mapping[str, Any], term: str, mailbox: Mailbox) -> bool:
-    """A term of a search: after: and before: (epoch seconds), from:, subject:, label:, in:, or a word."""
-    name, _, value = term.lower().rpartition(":")
-    if name in {"after", "before"} and value.isdecimal():
-        return (int(one["internalDate"]) >= int(value) * 1000) is (name == "after")
-    if name in {"label", "in"}:
-        return any(value in {label.lower(), mailbox.labels[label].lower()} for label in one["labelIds"])
-    return value in _searched(one, {"from", "subject"} & {name})
-
-
-def _searched(message: Mapping[str, Any], only: set[str]) -> str:
-    headers = [
-        one["value"] for one in message["payload"]["headers"] if one["name"].lower() in (only or {"from", "subject"})
-    ]
-    return " ".join([*headers, *(() if only else (message["snippet"],))]).lower()
-
-
-def _record(one: Mapping[str, Any], kinds: list[str], label: str) -> dict[str, Any] | None:
-    """A history record as it is served, or None when the filters leave nothing of it."""
-    typed = {
-        kind: [entry for entry in one[kind] if not label or label in entry["message"].get("labelIds", [])]
-        for kind in (kinds or _TYPES.values())
-        if kind in one
-    }
-    if (kinds or label) and not any(typed.values()):
-        return None
-    return {"id": str(one["id"]), "messages": one["messages"], **without_empty(typed)}
+def _part(mailbox: Mailbox, message: str, part: dict[str, Any]) -> dict[str, Any]:
+    body = part["body"]
+    if body.get("late"):
+        body = {"attachmentId": mailbox.handle(message, part["partId"]), "size": body["size"]}
+    below = [_part(mailbox, message, child) for child in part.get("parts", ())]
+    return part | {"body": body} | ({"parts": below} if below else {})

@@ -37,7 +37,7 @@ _SYSTEM = (
 class Mailbox:
     """``threads``: thread id → message ids, oldest first. ``log``: history records with the moment they were made.
 
-    ``held``: the threads that a reader of INBOX holds whose first read came when the sandbox began.
+    A reader of INBOX whose first read came when the sandbox began holds the threads that `holds` answers.
     """
 
     def __init__(self, world: World, company: Company) -> None:
@@ -56,10 +56,13 @@ class Mailbox:
         self.counter = self._rng.randint(20_000, 90_000)
         self._forgotten = self.counter
         self._service_account: tuple[str, rsa.RSAPublicKey] | None = None
-        self.held: set[str] = set()
         self._handles = itertools.count()
+        self._label_numbers = itertools.count(3)
+        self._held: set[str] = set()  # threads
+        self._hinted: set[str] = set()  # messages: whoever reads their thread while they are in INBOX holds it
         self._fill()
-        self.held = set(self.newest_threads(["INBOX"])[:5])
+        self._held = set(self.newest_threads(["INBOX"])[:5])
+        self._served = set(self._held)
 
     def _fill(self) -> None:
         options = self._world.options
@@ -106,10 +109,39 @@ class Mailbox:
             ]
         for one in messages:
             one["historyId"] = str(self.counter)
-            if "INBOX" in one["labelIds"] and kind != "messagesDeleted" and at >= self._world.born:
-                self.held.add(one["threadId"])
+            if at >= self._world.born and kind is None:
+                self._hinted.add(one["id"])
+            elif at >= self._world.born and "INBOX" in one["labelIds"] and kind != "messagesDeleted":
+                self._held.add(one["threadId"])
         self.log.append(record)
         self.counter += self._rng.choice((0, 0, 1, 4))  # the mailbox's id may be ahead of its last record
+
+    # ---- what a reader of INBOX holds
+
+    def holds(self) -> set[str]:
+        """Threads of which a record since the beginning told that a message was in INBOX, and the first five."""
+        hinted = [self.messages[one] for one in self._hinted if one in self.messages]
+        return self._held | {one["threadId"] for one in hinted if "INBOX" in one["labelIds"]}
+
+    def served(self, thread: str) -> None:
+        """A thread was read as a whole: who holds it then holds it for good."""
+        if thread in self.holds():
+            self._held.add(thread)
+            self._served.add(thread)
+
+    def forgotten(self, start: int) -> None:
+        """Somebody was told that the history since ``start`` is gone. Of threads that were never read nobody can know
+        any more that they were in INBOX; they are found if a message that changed since is there still.
+        """
+        unread = self._held - self._served
+        self._held -= unread
+        self._hinted |= {
+            one["id"]
+            for one in self.messages.values()
+            if one["threadId"] in unread and int(one["historyId"]) > start and "INBOX" in one["labelIds"]
+        }
+
+    # ---- changes
 
     def floor(self) -> int:
         """History that starts below this is forgotten."""
@@ -256,6 +288,16 @@ class Mailbox:
         self.relabel(message, ("TRASH",), ("INBOX",))
         return _reference(message)
 
+    def _do_spam(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        message = self._asked(body)
+        self.relabel(message, ("SPAM",), ("INBOX",))
+        return _reference(message)
+
+    def _do_untrash(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        message = self._asked(body, "TRASH")
+        self.relabel(message, (), ("TRASH",))
+        return _reference(message)
+
     def _do_touch(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         message = self._asked(body)
         self.record(None, [message], self._world.clock.now())
@@ -268,9 +310,19 @@ class Mailbox:
         return {"floor": str(self._forgotten)}
 
     def _do_name_label(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        label = str(body.get("id", f"Label_{len(self.labels)}"))
-        self.labels[label] = str(body["name"])
-        return {"id": label, "name": self.labels[label]}
+        label, name = str(body.get("id") or f"Label_{next(self._label_numbers)}"), str(body["name"])
+        self.labels[label] = name
+        return {"id": label, "name": name}
+
+    def _do_delete_label(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        label = str(body["id"])
+        if label in _SYSTEM:
+            raise ValueError("Gmail's own labels cannot be deleted")
+        name = self.labels[label]
+        for message in list(self.messages.values()):
+            self.relabel(message, (), (label,))
+        del self.labels[label]
+        return {"id": label, "name": name}
 
     def _do_scopes(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         self.scopes = set(map(str, body["scopes"]))

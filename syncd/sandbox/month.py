@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """What the event of that name answered, under ``member``."""
+    """What the same vendor's event of that name answered, under ``member``."""
 
     name: str
     member: str
@@ -48,7 +48,7 @@ class Month:
     def __init__(self, box: Sandbox, workspace: str, events: Iterable[Event]) -> None:
         self._box, self._workspace = box, workspace
         self._left = deque(sorted(events, key=lambda event: event.at))
-        self._answers: dict[str, Mapping[str, Any]] = {}
+        self._answers: dict[tuple[str, str], Mapping[str, Any]] = {}
 
     @property
     def next_at(self) -> datetime | None:
@@ -63,10 +63,10 @@ class Month:
         played = []
         while self._left and self._box.world.born + self._left[0].at <= until:
             event = self._left.popleft()
-            body = {key: self._meant(value) for key, value in event.body.items()}
+            body = {key: self._meant(event.vendor, value) for key, value in event.body.items()}
             answer = self._box.vendors[event.vendor].act(self._workspace, event.action, body)
             if event.name:
-                self._answers[event.name] = answer
+                self._answers[event.vendor, event.name] = answer
             played.append(event)
         return played
 
@@ -78,7 +78,7 @@ class Month:
             for event in self.play(clock.now()):
                 yield event
 
-    def _meant(self, value: Any) -> Any:
+    def _meant(self, vendor: str, value: Any) -> Any:
         if isinstance(value, Ref):
-            return self._answers[value.name][value.member]
-        return [self._meant(part) for part in value] if isinstance(value, list | tuple) else value
+            return self._answers[vendor, value.name][value.member]
+        return [self._meant(vendor, part) for part in value] if isinstance(value, list | tuple) else value

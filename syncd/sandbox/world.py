@@ -122,6 +122,13 @@ class Vendor(Protocol):
         """What a perfect reader holds of this workspace since then: kind of record → external ids."""
         ...
 
+    def holdings(self, workspace: str) -> Mapping[str, Mapping[str, Any]]:
+        """What a reader that began when the sandbox was born, and missed nothing, holds live now.
+
+        Kind of record → external id → the JSON as it is served now. Its own record, made of state and events.
+        """
+        ...
+
     def act(self, workspace: str, action: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change the data while it runs; the actions are listed by ``GET /control``. Raises KeyError, ValueError."""
         ...

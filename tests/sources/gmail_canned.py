@@ -24,6 +24,20 @@ def calls(r) -> Counter:
     return made
 
 
+async def cursors(r, stream):
+    return {row["partition"]: row["cursor"] for row in await r.rows("cursors") if row["stream"] == stream}
+
+
+async def live(r, table="messages"):
+    return [row["external_id"] for row in await r.rows(table) if row["deleted_at"] is None]
+
+
+def noted(capsys, words):
+    """The lines of the log since this was last asked that tell a person these words."""
+    read = capsys.readouterr()
+    return [line for line in (read.out + read.err).splitlines() if "source.noted" in line and words in line]
+
+
 def mail(n, *, labels=("INBOX",), thread=None, text="aGVsbG8", history="10"):
     payload = {"mimeType": "text/plain", "headers": [{"name": "Subject", "value": f"s{n}"}], "body": {"data": text}}
     return {"id": n, "threadId": thread or n, "labelIds": list(labels), "historyId": history, "payload": payload}

@@ -6,20 +6,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import update
 
-from syncd import tables
 from syncd.sandbox.world import Options
 from syncd.sources.gmail import SOURCE
-from tests.sources.gmail_canned import calls, mail, served  # noqa: F401 - the fixture
+from tests.sources.gmail_canned import calls, cursors, mail, served  # noqa: F401 - the fixture
 
 
 def ids(rows):
     return [row["external_id"] for row in rows if row["deleted_at"] is None]
-
-
-async def cursors(r, stream):
-    return {row["partition"]: row["cursor"] for row in await r.rows("cursors") if row["stream"] == stream}
 
 
 # ---- what a run reads
@@ -178,7 +172,7 @@ async def test_many_changes_to_one_thread_are_one_read(reader):
 
 
 async def test_history_that_was_cut_goes_on_where_it_was(reader, sandbox):
-    """The cursor waits for the last page, yet what is stored already is not asked for again."""
+    """The cursor moves along with the pages of history; what could not be read by then waits in the backlog."""
     box = await sandbox(Options(workspaces=1, page_size=2, limits=False, switches={"gmail.empty_history_page": "on"}))
     r = await reader("gmail", box=box)
     await r.run()
@@ -186,9 +180,11 @@ async def test_history_that_was_cut_goes_on_where_it_was(reader, sandbox):
         box.gmail.act("acme", "add", {})
     box.world.faults.add({"kind": "503", "vendor": "gmail", "method": "threads.get", "skip": 3, "times": 3})
     first = await r.run()
-    calls(r)
-    await r.run()
     assert first["failures"][0]["kind"] == "transient"
+    assert len(await r.backlog()) == 2
+    calls(r)
+    r.parts.store.looks._now = lambda: datetime.now(UTC) + timedelta(hours=1)
+    await r.run()
     assert calls(r)["threads.get"] == 3
     assert ids(await r.rows("messages")) == box.gmail.truth("acme", box.world.born)["messages"]
 
@@ -203,17 +199,6 @@ async def test_what_arrives_during_the_first_read_is_not_missed(served):
     assert ids(await r.rows("messages")) == ["n"]
     assert r.asked.index("profile") < r.asked.index("threads") < r.asked.index("history")
     assert (await cursors(r, "threads"))[""] == "20"
-
-
-async def test_forgotten_history_is_a_new_first_read(reader):
-    r = await reader("gmail")
-    await r.run()
-    made = r.box.gmail.act("acme", "add", {})
-    r.box.gmail.act("acme", "expire_history", {})
-    status = await r.run()
-    assert status["successful_workspaces"] == 1
-    assert made["id"] in ids(await r.rows("messages"))
-    assert set(await cursors(r, "threads")) == {"", "label:INBOX"}
 
 
 # ---- what cannot be read now
@@ -275,53 +260,7 @@ async def test_a_404_that_is_not_gmails_deletes_nothing(served):
     assert [row["external_id"] for row in await r.backlog()] == ["t"]
 
 
-# ---- labels
-
-
-async def test_labels_are_selected_by_id_or_name_and_unknown_ones_wait(reader):
-    r = await reader("gmail", settings={"labels": ["Label_1", "invoices", "Nowhere"]})
-    status = await r.run()
-    assert status["successful_workspaces"] == 1
-    assert await cursors(r, "labels") == {"Label_1": "Label_1", "invoices": "Label_2"}
-    assert [(row["stream"], row["external_id"]) for row in await r.backlog()] == [("labels", "Nowhere")]
-    assert {"Label_1", "Label_2"} <= {label for row in await r.rows("messages") for label in row["labels"]}
-    r.box.gmail.act("acme", "name_label", {"name": "Nowhere"})
-    await r.run()
-    assert await r.backlog() == []
-
-
-async def test_a_deselected_label_is_forgotten_and_its_mail_kept(reader):
-    r = await reader("gmail", settings={"labels": ["INBOX", "Label_2", "Gone"]})
-    await r.run()
-    held = ids(await r.rows("messages"))
-    async with r.parts.store.database.write() as session:
-        await session.execute(update(tables.connections).values(settings={"labels": ["INBOX"]}))
-    r.parts.store.looks._now = lambda: datetime.now(UTC) + timedelta(hours=1)
-    await r.run()
-    assert set(await cursors(r, "threads")) == {"", "label:INBOX"}
-    assert set(await cursors(r, "labels")) == {"INBOX"}
-    assert await r.backlog() == []
-    assert ids(await r.rows("messages")) == held
-
-
-async def test_a_label_that_was_deleted_waits_and_stops_nothing(served):
-    """Its id is known from an earlier run, so only the listing tells."""
-    gone = (400, {"error": {"message": "Invalid label: L", "errors": [{"reason": "invalidArgument"}]}})
-    r = await served({"threads": gone, "labels": {"labels": [{"id": "L", "name": "L"}]}}, settings={"labels": ["L"]})
-    status = await r.run()
-    assert status["successful_workspaces"] == 1
-    assert [row["external_id"] for row in await r.backlog()] == ["label:L"]
-    r.canned["threads"] = {"threads": [{"id": "t"}]}
-    r.canned["threads/t"] = {"id": "t", "messages": [mail("t", labels=["L"])]}
-    await r.run()
-    assert await r.backlog() == []
-    assert ids(await r.rows("messages")) == ["t"]
-
-
-async def test_the_bin_and_spam_can_be_selected(reader):
-    r = await reader("gmail", settings={"labels": ["SPAM", "TRASH"]})
-    await r.run()
-    assert {"SPAM", "TRASH"} <= {label for row in await r.rows("messages") for label in row["labels"]}
+# ---- settings
 
 
 @pytest.mark.parametrize("labels", [[], "INBOX", [1], [""], None])

@@ -207,7 +207,9 @@ async def test_stored_answers_members_of_raw_for_live_records_only(held: Held) -
 async def test_stored_without_members_tells_presence_and_a_star_the_whole_raw(held: Held) -> None:
     await held.put(Page(records=[message("1")]))
     assert await held.store.looks.of(held.connection_id).stored(Message, ["1", "2"]) == {"1": ()}
-    assert await held.store.looks.of(held.connection_id).stored(Message, ["1"], "*") == {"1": ({"ts": "1", "text": "hi"},)}
+    assert await held.store.looks.of(held.connection_id).stored(Message, ["1"], "*") == {
+        "1": ({"ts": "1", "text": "hi"},)
+    }
 
 
 async def test_the_run_counts_what_its_pages_wrote(held: Held) -> None:
