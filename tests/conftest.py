@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from syncd.sandbox.app import Sandbox
     from syncd.sandbox.world import Options, World
 
-for name in [name for name in os.environ if name.startswith("SYNCD_") and name != "SYNCD_TEST_DATABASE_URL"]:
+for name in [
+    name for name in os.environ if name.startswith("SYNCD_") and name not in {"SYNCD_TEST_DATABASE_URL", "SYNCD_MONTHS"}
+]:
     del os.environ[name]
 
 

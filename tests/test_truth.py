@@ -19,7 +19,7 @@ from syncd.sources import SOURCES
 from syncd.store import Line
 
 KINDS = ("people", "conversations", "messages", "meetings", "transcripts")
-WORKSPACES = 8
+WORKSPACES = 4
 
 
 def configured(box: Sandbox, url: str) -> Settings:

@@ -41,7 +41,7 @@ SMALL = Options(
 RECORDS = ("people", "conversations", "messages", "meetings", "transcripts")
 WINDOWED = {"slack", "gong", "fathom"}  # sources whose cursor is a time up to which all is read
 OUTAGE = timedelta(days=5)
-CUTS = 8  # places to cut at most, spread over all pages
+CUTS = 5  # places to cut at most, spread over all pages; tests/months cuts at random ones
 
 Read = Callable[[Any, Since], AsyncIterator[Page]]
 Wrap = Callable[[Read], Read]

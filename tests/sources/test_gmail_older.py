@@ -19,6 +19,9 @@ def act(r, action, **body):
     return r.box.gmail.act("acme", action, body)
 
 
+FAR = {"cron": "0 0 1 1 *"}  # no regular turn is near, for which a backfill would wait
+
+
 async def ready(reader, **more):
     r = await reader("gmail", one_clock=True, **more)
     await r.run()
@@ -132,7 +135,8 @@ async def test_a_backfill_tells_how_far_back_it_is(reader):
 
 async def test_a_thread_that_a_backfill_cannot_read_waits_for_the_regular_runs(served):
     refused = (400, {"error": {"message": "x", "errors": [{"reason": "badRequest"}]}})
-    r = await served({"threads/b": {"id": "b", "messages": [mail("b")]}, "threads/a": refused})
+    answers = {"threads/b": {"id": "b", "messages": [mail("b")]}, "threads/a": refused}
+    r = await served(answers, overrides=FAR)
     await r.run()
     r.canned["threads"] = {"threads": [{"id": "a"}, {"id": "b"}]}
     assert (await stinted(r)).status == "finished"
@@ -143,7 +147,8 @@ async def test_a_thread_that_a_backfill_cannot_read_waits_for_the_regular_runs(s
 async def test_what_a_listing_leaves_out_is_found_by_the_next_one(served):
     """A thread is archived while the label is listed, so that the next page begins one too far."""
     pages = [{"threads": [{"id": "a"}], "nextPageToken": "2"}, {}, {"threads": [{"id": "a"}, {"id": "b"}]}, {}]
-    r = await served({f"threads/{one}": {"id": one, "messages": [mail(one)]} for one in "ab"})
+    answers = {f"threads/{one}": {"id": one, "messages": [mail(one)]} for one in "ab"}
+    r = await served(answers, overrides=FAR)
     await r.run()
     r.canned["threads"] = lambda request: pages.pop(0) if pages else {}
     part = await stinted(r)
