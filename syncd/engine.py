@@ -143,11 +143,15 @@ class Engine:
             await self.runs.sync(plan, *claimed, lease, replace(errand, sweep_due_at=due_at))
 
     def _sweep_due_at(self, plan: Plan, connection: Connection, due: datetime | None) -> datetime | None:
-        """On the schedule a sweep comes each ``sweep_every``; a connection's first run is none."""
-        if due is None or plan.sweep_every is None or connection.last_success_at is None:
+        """On the schedule a sweep comes each ``sweep_every``, the first so long after the connection was added.
+
+        One that is not done by then begins anew: runs that never end well must not keep the next from coming.
+        """
+        if due is None or plan.sweep_every is None:
             return None
-        due_at = (connection.last_sweep_at or connection.created_at) + plan.sweep_every
-        return due_at if due_at <= self._now() else None
+        since = connection.last_sweep_at or connection.created_at
+        turns = (self._now() - since) // plan.sweep_every
+        return since + turns * plan.sweep_every if turns > 0 else None
 
     async def drain(self, grace_s: float) -> None:
         """Stop at page boundaries; what is not there within ``grace_s`` is cut. Leases are free afterwards."""

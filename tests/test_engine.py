@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -267,6 +267,24 @@ async def test_the_schedule_sweeps_each_sweep_every(store: Store, clock: Clock) 
         await bench.cycle(turn=clock())
         clock.advance(minutes=15)
     assert [at for at, sweep in enumerate(swept) if sweep] == [24, 48, 72]
+
+
+async def test_a_sweep_that_never_ends_well_begins_anew_and_needs_no_run_that_did(store: Store, clock: Clock) -> None:
+    """A sweep's parts that were done long ago are due again, whether or not the whole ever was."""
+    due: list[datetime | None] = []
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        due.append(since.sweep_due_at)
+        yield Page()
+        raise RateLimited("later")
+
+    bench = Bench(store, source(read), clock)
+    await bench.connect("acme")
+    began = clock()
+    for _ in range(4):
+        await bench.cycle(turn=clock())
+        clock.advance(hours=5)
+    assert due == [None, None, began + timedelta(hours=6), began + timedelta(hours=12)]
 
 
 async def test_draining_ends_runs_at_a_page_boundary_and_frees_the_lease(store: Store, clock: Clock) -> None:

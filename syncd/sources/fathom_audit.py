@@ -77,9 +77,9 @@ async def _compared(
             async for page in asked:
                 yield page
     if hidden:
-        yield Page(notes=[f"{hidden:,} stored meetings are no longer shown to these credentials; kept"])
+        yield Page(notes=[f"stored meetings that are no longer shown to these credentials, kept: {hidden:,}"])
     if silent:
-        yield Page(notes=[f"{len(silent):,} meetings have no transcript at Fathom"])
+        yield Page(notes=[f"meetings without a transcript at Fathom: {len(silent):,}"])
 
 
 async def _page(since: Since, items: list[Json], read_to: datetime, seen: _Seen) -> Page:

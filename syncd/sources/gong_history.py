@@ -75,7 +75,11 @@ async def audit_meetings(api: Api, since: Since) -> AsyncIterator[Page]:
             continue
         reach = since.lookback if mark.swept_at else min(since.lookback, since.cycle_lookback)
         if reach < since.lookback:
-            yield Page(notes=[f"no sweep has read the calls{whose} yet: those of the last {reach} are compared"])
+            yield Page(
+                notes=[
+                    f"no sweep has read the calls{whose} yet: those since {since.now - reach:%F %H:%M} UTC are compared"
+                ]
+            )
         for start, until in slices(since.now.replace(microsecond=0) - reach, mark.read_to):
             async with aclosing(window(api, since, start, until, space)) as pages:
                 async for page, _ in pages:

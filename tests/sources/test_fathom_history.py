@@ -193,7 +193,7 @@ class TestAudit:
         act(r, "delete", recording_id=others)
         found = await self.found(r)
         assert self.of(found) == {"extra": {("meetings", own), ("transcripts", own)}}
-        assert "1 stored meetings are no longer shown to these credentials; kept" in found.facts
+        assert "stored meetings that are no longer shown to these credentials, kept: 1" in found.facts
 
     async def test_what_was_made_after_the_last_run_waits_and_is_not_missing(self, begun):
         r = await self.swept(begun, "acme")
