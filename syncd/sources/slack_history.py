@@ -105,6 +105,10 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
             async for page in thread(api, since, channel, parent, end=Page(resolved=[item.external_id])):
                 yield page
 
+    begins_at = ts_of(since.now - since.cycle_lookback)
+    for channel in sorted(set(api.channels) - places(since).keys()):
+        yield Page(partition=channel, cursor=begins_at)  # of a first run that is cut the next one begins here as well
+
     async def read(channel: str, place: Place) -> AsyncIterator[Page]:
         until, end = place.done, Page(partition=channel, resolved=[channel])
         if place.window is not None:  # the run was cut within it

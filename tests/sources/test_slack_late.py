@@ -432,6 +432,16 @@ async def test_an_outage_too_long_for_one_run_is_read_over_several(stage: MakeSt
     assert all([await s.is_live(ts) for ts in posted])
 
 
+async def test_a_first_run_that_is_cut_is_taken_up_where_it_began(stage: MakeStage) -> None:
+    s = await stage(page_size=1)
+    posted = [s.post(f"{n}") for n in range(3)]
+    s.cut(1)  # the beginning of the channel is noted, nothing of it is read
+    assert (await s.after())["failed_workspaces"] == 1
+    s.cut(None)
+    await s.after(days=5)
+    assert all([await s.is_live(ts) for ts in posted])
+
+
 async def test_page_tokens_that_are_always_stale_do_not_stop_a_history(stage: MakeStage) -> None:
     s = await stage()
     await s.after()
