@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
@@ -174,7 +175,7 @@ def comparable(raw: Any, volatile: frozenset[str]) -> Any:
     """Without what differs from call to call; Fathom's action items have no ids and no promised order: as a set."""
     kept = without(raw, volatile)
     if isinstance(kept, dict) and isinstance(kept.get("action_items"), list):
-        kept["action_items"] = sorted(kept["action_items"], key=repr)
+        kept["action_items"] = sorted(kept["action_items"], key=lambda item: json.dumps(item, sort_keys=True))
     return kept
 
 
