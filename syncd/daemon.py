@@ -92,7 +92,7 @@ async def open_store(
                 await database.ping()
         except Exception as error:  # noqa: BLE001 - drivers and Alembic each raise their own
             raise unreachable(settings, error) from None
-        yield Store(database, now)
+        yield Store(database, now, settings.lease)
     finally:
         await database.close()
 

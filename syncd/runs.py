@@ -20,7 +20,6 @@ from syncd.plan import budget
 from syncd.policy import FAILED, Draining, GaveWay, RunTimedOut, judge, kind_of
 from syncd.source import Since
 from syncd.store import Counts, Ended
-from syncd.store.connections import LEASE
 from syncd.store.database import database_words
 from syncd.tasks import to_its_end
 
@@ -286,7 +285,7 @@ class Runs:
     async def keep_lease(self, connection_id: int, lease: str) -> None:
         """Renew the lease while a stream reads long without a page; a lost one shows at the next checkpoint."""
         while True:
-            await asyncio.sleep(LEASE.total_seconds() / 3)
+            await asyncio.sleep(self._store.lease.total_seconds() / 3)
             with suppress(SQLAlchemyError, OSError, LeaseLost):
                 await self._store.pages.renew(connection_id, lease)
 

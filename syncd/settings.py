@@ -283,6 +283,8 @@ class Settings(BaseSettings):
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
     grace: Duration = timedelta(seconds=20)
+    lease: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1))
+    history: Duration = Field(default=timedelta(days=30), ge=timedelta(days=1))
     sources: Sources = Field(default_factory=Sources)
 
     @classmethod

@@ -73,6 +73,8 @@ connections = Table(
     Column("last_error_kind", String(32)),
     Column("last_error_at", UtcDateTime),
     Column("limited_until", UtcDateTime),
+    Column("limited_by", Text),
+    Column("progress", Json),
     Column("last_sweep_at", UtcDateTime),
     Column("status_since", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
@@ -161,6 +163,17 @@ watches = Table(
     Column("external_id", Text, primary_key=True),
     Column("next_try_at", UtcDateTime, nullable=False),
     Index("watches_due", "connection_id", "stream", "next_try_at"),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("credential", Text, primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("drawn", Json, nullable=False),
+    Column("closed_until", UtcDateTime),
+    Column("low_until", UtcDateTime),
+    Column("updated_at", UtcDateTime, nullable=False),
 )
 
 

@@ -46,7 +46,7 @@ def test_an_installed_wheel_migrates(wheel: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", asked], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "schema 0002 made" in done.stdout
+    assert "schema 0003 made" in done.stdout
 
 
 def test_every_command_that_the_readme_prints_exists() -> None:

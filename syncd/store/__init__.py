@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from syncd.store.connections import Connection, Connections, Line
+from syncd.store.connections import LEASE, Connection, Connections, Line
 from syncd.store.cycles import Cycles, Ended
 from syncd.store.database import Database, SchemaError
 from syncd.store.looks import Looks
@@ -13,7 +13,7 @@ from syncd.store.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 __all__ = [
     "Connection",
@@ -31,12 +31,16 @@ __all__ = [
 
 
 class Store:
-    """The database by what is done with it. ``now`` is the process's clock (aware UTC)."""
+    """The database by what is done with it.
 
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+    ``now`` is the process's clock (aware UTC); ``lease``: for how long a claimed connection is ours without a page.
+    """
+
+    def __init__(self, database: Database, now: Callable[[], datetime], lease: timedelta = LEASE) -> None:
         self.database = database
-        self.connections = Connections(database, now)
-        self.cycles = Cycles(database, now)
+        self.lease = lease
+        self.connections = Connections(database, now, lease)
+        self.cycles = Cycles(database, now, lease)
         self.looks = Looks(database, now)
-        self.pages = Pages(database, now)
+        self.pages = Pages(database, now, lease)
         self.status = Status(database, now)

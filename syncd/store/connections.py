@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from syncd.store.database import Database
 
-LEASE = timedelta(minutes=5)  # renewed with each page; a dead daemon's connection is free after it
+LEASE = timedelta(minutes=5)  # by default; renewed with each page, a dead daemon's connection is free after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,10 @@ def _of(source: str, workspace: str | None, only: int | None) -> ColumnElement[b
 
 
 class Connections:
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, now: Callable[[], datetime], lease: timedelta) -> None:
         self._database = database
         self._now = now
+        self._lease = lease
 
     async def put(self, lines: Sequence[Line], seal: Callable[[int, Mapping[str, Any]], str]) -> tuple[int, int]:
         """Add or update all of ``lines`` or none; answers (added, updated).
@@ -249,7 +250,7 @@ class Connections:
             if found is None:
                 return None
             claimed = (
-                await session.execute(_set(found, lease=lease, leased_until=now + LEASE).returning(*_COLUMNS))
+                await session.execute(_set(found, lease=lease, leased_until=now + self._lease).returning(*_COLUMNS))
             ).one()
             await session.execute(end_dead_runs(runs.c.connection_id == found, now))
             begun = await session.execute(
@@ -268,7 +269,7 @@ class Connections:
         """Take the lease of a connection without a run; None while somebody else has it, or when there is none."""
         now = self._now()
         free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
-        taking = _set(connection_id, lease=lease, leased_until=now + LEASE).where(free).returning(*_COLUMNS)
+        taking = _set(connection_id, lease=lease, leased_until=now + self._lease).where(free).returning(*_COLUMNS)
         async with self._database.write() as session:
             row = (await session.execute(taking)).one_or_none()
         return Connection(**row._mapping) if row else None

@@ -9,13 +9,13 @@ from sqlalchemy import exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.policy import DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
-from syncd.store.connections import LEASE, end_dead_runs
+from syncd.store.connections import end_dead_runs
 from syncd.store.database import clean
 from syncd.tables import connections, cycles, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from syncd.policy import Verdict
     from syncd.store.connections import Connection
@@ -39,9 +39,10 @@ class Ended:
 
 
 class Cycles:
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, now: Callable[[], datetime], lease: timedelta) -> None:
         self._database = database
         self._now = now
+        self._lease = lease
 
     async def begin(self, source: str, trigger: str, turn: datetime | None) -> int:
         """The cycle of this turn, made or joined (another daemon's cron fired for the same turn); answers its id.
@@ -59,7 +60,7 @@ class Cycles:
             if turn is not None:
                 dead = dead.where(cycles.c.turn.is_distinct_from(turn))
             await session.execute(
-                dead.where(cycles.c.started_at < now - LEASE).values(status=INTERRUPTED, finished_at=now)
+                dead.where(cycles.c.started_at < now - self._lease).values(status=INTERRUPTED, finished_at=now)
             )
             made = await session.execute(
                 dialect.insert(cycles)

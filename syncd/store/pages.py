@@ -12,13 +12,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.errors import LeaseLost
 from syncd.policy import backlog_gap
-from syncd.store.connections import LEASE
 from syncd.store.database import Dumped, clean
 from syncd.tables import OF_KIND, backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from sqlalchemy import Table
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -47,9 +46,10 @@ class Counts:
 
 
 class Pages:
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, now: Callable[[], datetime], lease: timedelta) -> None:
         self._database = database
         self._now = now
+        self._lease = lease
         self._dialect = sqlite if database.is_sqlite else postgresql
 
     async def checkpoint(
@@ -97,7 +97,7 @@ class Pages:
         renewed = await session.execute(
             update(connections)
             .where(connections.c.id == connection_id, connections.c.lease == lease)
-            .values(leased_until=self._now() + LEASE)
+            .values(leased_until=self._now() + self._lease)
             .returning(connections.c.id)
         )
         if renewed.one_or_none() is None:

@@ -26,7 +26,7 @@ async def test_the_migrations_make_exactly_the_tables_that_the_store_uses(databa
 
 async def test_migrating_twice_changes_nothing(database_url: str) -> None:
     database = Database(database_url)
-    assert await database.migrate() == ("0002", "0002")
+    assert await database.migrate() == ("0003", "0003")
     await database.close()
 
 
@@ -53,7 +53,7 @@ async def test_daemons_that_migrate_at_once_do_not_meet(postgres: str) -> None:
 
     await _on_server(postgres, "CREATE DATABASE syncd_at_once")
     databases = [Database(postgres.format("syncd_at_once")) for _ in range(4)]
-    assert {now for _, now in await asyncio.gather(*(database.migrate() for database in databases))} == {"0002"}
+    assert {now for _, now in await asyncio.gather(*(database.migrate() for database in databases))} == {"0003"}
     for database in databases:
         await database.close()
     await _on_server(postgres, "DROP DATABASE syncd_at_once")
