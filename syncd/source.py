@@ -12,15 +12,18 @@ a stream:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from syncd.http import Link
     from syncd.records import Deletion, Kind, Record
+
+LONGEST_OUTAGE = timedelta(days=30)  # after a longer one late changes are a backfill's matter: a sweep stays bounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,14 @@ class Since:
     began: datetime | None = None
     back_to: datetime | None = None
     sample: int | None = None
+
+    def sweep_from(self, swept_at: datetime | None) -> datetime:
+        """Where this sweep's window begins; ``swept_at``: when the last one was.
+
+        It reaches back from the last one, not from now: what changed while none could be made is not missed.
+        """
+        last = min(swept_at or self.sweep_due_at or self.now, self.now)
+        return max(last, self.now - LONGEST_OUTAGE) - self.sweep_lookback
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,8 @@ async def sweep(api: Api, since: Since) -> AsyncIterator[Page]:
         return
     due = since.sweep_due_at.isoformat()
     of, _, reached = since.cursors.get("", "").partition(" ")
-    start = (moment(reached) if of == due else None) or since.now - since.sweep_lookback
+    done = moment(reached)
+    start = done if done and of == due else since.sweep_from(done)
     parts, step = (("summary",), HEAVY) if api.key else ((), LIGHT)
     for begin, end in spans(start, since.now, step):
         async for page in _window(api, since, begin, end, Page(cursor=f"{due} {end.isoformat()}"), *parts):

@@ -59,7 +59,7 @@ async def _meetings(api: Api, since: Since) -> AsyncIterator[Page]:
         mark = Mark.of(since.cursors.get(space))
         start, swept_at = min(mark.read_to or end, end - since.cycle_lookback), mark.swept_at
         if since.sweep and _sweeps(mark, since):
-            start, swept_at = min(start, end - since.lookback), since.now
+            start, swept_at = min(start, since.sweep_from(mark.swept_at).replace(microsecond=0)), since.now
         elif mark.halfway and mark.read_to:
             start = mark.read_to
         for begin, until in slices(start, end):

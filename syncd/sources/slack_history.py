@@ -140,7 +140,7 @@ async def sweep(api: Api, since: Since) -> AsyncIterator[Page]:
     async def read(channel: str, place: Place) -> AsyncIterator[Page]:
         if place.window is None and place.done >= due:
             return
-        wanted = place.window or _window(since.now - since.sweep_lookback, since.now)
+        wanted = place.window or _window(since.sweep_from(moment(place.done)), since.now)
         swept = wanted.latest
         border = ts_of((moment(swept) or since.now) - since.cycle_lookback)
         for ts in await _threads_above(since, channel, border, wanted.lowest):
