@@ -18,6 +18,9 @@ from syncd.sandbox.app import Sandbox
 from syncd.sandbox.world import Options, StandingClock, World
 from syncd.settings import Settings
 from syncd.store import Line
+from tests.sources.slack_stage import stage
+
+__all__ = ["reader", "stage"]
 
 
 class Reader:
