@@ -16,7 +16,7 @@ from syncd.store import Store
 from syncd.tables import connections
 from tests.conftest import Clock
 from tests.scripted import Bench, older, pages, plan, source
-from tests.test_backfill import BACK_TO, made, read_bench
+from tests.test_backfill import BACK_TO, made, read_bench, stored
 
 
 async def test_the_estimate_is_told_with_its_time_under_the_limits(store: Store, clock: Clock) -> None:
