@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from syncd.sources.gong_api import Rows
 
 SLICE = timedelta(days=30)  # the widest window known to work
+WITNESSES = 5  # so many older calls are asked for where a window lists none
 FIRST_GAP = timedelta(minutes=10)  # the page that announces a call has just shown that its AI content is not ready
 
 
@@ -128,27 +129,33 @@ async def _vanished(
     """The stored calls of a window, read to its end, that Gong no longer has.
 
     Gong names no deleted calls, and answers credentials that lost their sight as if there were none. So those that
-    the window did not list are asked for by id together with one that it did: where Gong shows that one, the others
-    that it leaves out are deleted. A window that lists nothing says nothing.
+    the window did not list are asked for by id together with one that it did, or with older ones where it lists none:
+    where Gong shows one of these, the others that it leaves out are deleted.
     """
     stored = await since.held.select(Meeting, between=(start, end - timedelta(microseconds=1)))
-    missed = [call for call in stored if call not in listed] if listed else []
+    missed = [call for call in stored if call not in listed]
     if missed and space:
         metas = await since.held.stored(Meeting, missed, "metaData")
         missed = [call for call, (meta,) in metas.items() if id_text(dig(meta, "workspaceId")) == space]
-    vanished, witness = list[str](), next(reversed(listed), "")
-    for batch in parts(missed, BATCH - 1):
+    witnesses = list(listed)[-1:] or (await _older(since, start) if missed else [])
+    vanished = list[str]()
+    for batch in parts(missed, BATCH - WITNESSES) if witnesses else ():
         found = set[str]()
         try:
-            asked = {"filter": {"callIds": [witness, *batch]}}
+            asked = {"filter": {"callIds": [*witnesses, *batch]}}
             async with aclosing(api.pages("calls/extensive", "calls", asked)) as pages:
                 async for rows, _ in pages:
                     found |= set(named(rows))
         except (Rejected, Transient):
             continue  # no answer says nothing, and must not hold the window back: the next cycle asks again
-        if witness in found:
+        if found.intersection(witnesses):
             vanished += [call for call in batch if call not in found]
     return vanished
+
+
+async def _older(since: Since, start: datetime) -> list[str]:
+    """A few of the stored calls before a window: some of them may be deleted themselves."""
+    return list(await since.held.select(Meeting, between=(start - 3 * SLICE, start)))[-WITNESSES:]
 
 
 def named(rows: Rows) -> list[str]:

@@ -199,6 +199,30 @@ async def test_a_window_that_lists_nothing_deletes_nothing(quiet):
     assert (await live(r), calls(r, "calls/extensive") - before) == ([call], 1)
 
 
+async def test_where_a_window_lists_nothing_an_older_call_is_the_witness_of_a_deletion(quiet):
+    r = await quiet()
+    older = add(r)
+    await later(r)
+    r.box.world.clock.advance(timedelta(days=3))
+    call = add(r)
+    await later(r)
+    r.box.gong.act("acme", "delete", {"id": call})
+    await later(r, minutes=15)
+    assert await live(r) == [older]
+
+
+async def test_but_not_where_the_older_call_is_not_shown_either(quiet):
+    r = await quiet()
+    older = add(r)
+    await later(r)
+    r.box.world.clock.advance(timedelta(days=3))
+    call = add(r)
+    await later(r)
+    r.box.world.options.switches["gong.visibility"] = "none"
+    await later(r, minutes=15)
+    assert sorted(await live(r)) == sorted([older, call])
+
+
 async def test_only_what_gong_leaves_out_beside_a_call_that_it_shows_is_deleted():
     """The window misses 2 and 3: asked by id, 3 is there; asked without sight, nobody is deleted."""
     for shown, wanted in ((["1", "3"], ["2"]), (["3"], [])):
