@@ -16,7 +16,7 @@ from syncd.errors import Rejected, SourceError, Transient
 from syncd.records import Meeting, Transcript
 from syncd.source import Page, Pending, Watch
 from syncd.sources.fathom_api import DOWN
-from syncd.sources.fathom_meetings import Json, identity, lacking, markdown, meeting, moment, transcript
+from syncd.sources.fathom_meetings import Json, identity, lacking, markdown, meeting, moment, transcript, turns
 from syncd.sources.fathom_windows import merged
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ async def _asked(api: Api, since: Since, one: _Due) -> AsyncGenerator[Page, None
     """The parts of one meeting, from ``/recordings``; only those that we do not hold."""
     raw = (await since.held.stored(Meeting, [one.recording_id], "*"))[one.recording_id][0]
     heard = "transcript" not in one.lacks
-    if not heard and (said := await api.recording(one.recording_id, "transcript")) and isinstance(said, list):
+    if not heard and (said := turns(await api.recording(one.recording_id, "transcript"))):
         heard = True  # stored at once: the summary may fail each time
         yield Page(records=[transcript(one.recording_id, said, raw.get("transcript_language"))])
     summary = raw.get("default_summary")
@@ -164,18 +164,24 @@ async def _asked(api: Api, since: Since, one: _Due) -> AsyncGenerator[Page, None
 
 def _outcome(api: Api, since: Since, one: _Due, raw: Json, spoken: object, *, heard: bool = False) -> Page:
     """What one try brought. ``heard``: the transcript was stored before."""
-    said = spoken if isinstance(spoken, list) else []
+    said = turns(spoken)
     records: list[Record] = [meeting(one.recording_id, raw)]
     if said:
         records.append(transcript(one.recording_id, said, raw.get("transcript_language")))
     lacks = lacking(raw, heard=bool(said) or heard or "transcript" not in one.lacks)
     end = one.missed(f"{', '.join(lacks)} not ready") if lacks else _complete(api, since, one)
+    if lacks and "summary" in one.lacks and "summary" not in lacks:  # it may be edited before the rest is there
+        end = replace(end, watches=_watches(api, since, one))
     return replace(end, records=records)
 
 
 def _complete(api: Api, since: Since, one: _Due) -> Page:
-    watches = [Watch(one.recording_id, _DAY)] if not api.key and _young(since, one.created_at) else []
-    return Page(resolved=[one.recording_id], watches=watches)
+    return Page(resolved=[one.recording_id], watches=_watches(api, since, one))
+
+
+def _watches(api: Api, since: Since, one: _Due) -> list[Watch]:
+    """An OAuth app sees in no listing that a summary was edited."""
+    return [Watch(one.recording_id, _DAY)] if not api.key and _young(since, one.created_at) else []
 
 
 def _young(since: Since, made: datetime | None) -> bool:

@@ -152,6 +152,16 @@ class TestSummary:
         await runs(r, 1, days=1)
         assert (await row(r, "meetings", made))["summary"] == "Second thoughts"
 
+    async def test_it_does_so_too_while_action_items_are_still_to_come(self, begun):
+        r = await begun("northwind")
+        made = act(r, "add", items_in_s=20 * 86400)
+        await r.run()
+        await runs(r, 2, days=1)
+        act(r, "edit", recording_id=made, summary="Second thoughts")
+        await runs(r, 2, days=1)
+        assert (await row(r, "meetings", made))["summary"] == "Second thoughts"
+        assert made in await waiting(r)
+
     async def test_an_app_asks_for_a_summary_once_a_day_for_as_long_as_a_sweep_reaches(self, begun):
         r = await begun("northwind")
         act(r, "add")
