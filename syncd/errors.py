@@ -10,6 +10,7 @@
 
 ``SealError``: a secret cannot be sealed or opened with the keys at hand; nothing is wrong with the connection.
 ``LeaseLost`` is ours, not a vendor's: another daemon owns the connection now, so this run stops and writes nothing.
+``StoreFailed`` is the database's: what was stored stays, the rest is read at the next turn.
 ``UsageError`` is a person's: a command, a file or a setting that cannot be used; it is shown as one line.
 """
 
@@ -54,14 +55,26 @@ class Transient(SourceError):
 
 
 class RateLimited(SourceError):
-    """The vendor (or our own budget: ``ours``) says later. ``retry_after_s``: seconds from now, None where not told."""
+    """The vendor (or our own budget: ``ours``) says later. ``retry_after_s``: seconds from now, None where not told.
+
+    ``limit``: the name of the limit that is closed or used up, empty where nobody knows.
+    """
 
     kind = "rate_limited"
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "", ours: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        hint: str = "",
+        ours: bool = False,
+        limit: str = "",
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
         self.ours = ours
+        self.limit = limit
 
 
 class AuthError(SourceError):
@@ -96,5 +109,13 @@ class LeaseLost(Exception):
     """Our lease on a connection ran out and somebody else may own it: nothing more may be written for it."""
 
 
+class StoreFailed(Exception):
+    """The database failed in the middle of a run: away, locked or full. ``str()`` is safe to store and to show."""
+
+
 class UsageError(Exception):
     """Something a person gave us cannot be used; ``str()`` is one line that names the thing and a way out."""
+
+
+class OtherAccount(UsageError):
+    """The new credentials of a connection are of another account at the vendor: two customers' data would mix."""

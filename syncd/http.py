@@ -8,135 +8,39 @@ the only importer of ``backoff`` (archived upstream; swapping it must stay a mat
 from __future__ import annotations
 
 import asyncio
-import json
-import random
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import backoff
 import httpx
-import orjson
 import structlog
 
-from syncd.errors import AuthError, Misconfigured, RateLimited, SourceError, Transient
+from syncd.errors import AuthError, Misconfigured, RateLimited, Rejected, SourceError, Transient
 from syncd.logs import redact, secrets_of
+from syncd.patience import Patience, no_word
+from syncd.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
-    from syncd.limits import Buckets
+    from syncd.limits import Buckets, Rate
+    from syncd.net import Net
+    from syncd.patience import Slot
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 PATIENCE_S = 60.0  # how long one call may wait and retry on the spot, in all
 ATTEMPT_S = 120.0  # one attempt, headers and body together
-BODY_LIMIT = 64 * 1024 * 1024  # bytes of one answer after decompression
+_BROKEN = (
+    aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, httpx.NetworkError, httpx.RemoteProtocolError, OSError,
+)  # fmt: skip
 RENEW_EARLY = timedelta(minutes=2)
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a vendor answered: ``headers`` with lower-case names, ``body`` decompressed."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises `Transient` when it is not one: a proxy's page, a body cut short."""
-        try:
-            value = _loads(self.body)
-        except (ValueError, RecursionError):
-            raise Transient(f"HTTP {self.status} with a body that is not JSON") from None
-        if not isinstance(value, dict):
-            raise Transient(f"HTTP {self.status} with JSON that is not an object")
-        return value
-
-    def object_or_none(self) -> dict[str, Any] | None:
-        """The body as a JSON object where it is one: for reading an error's words."""
-        try:
-            return self.json()
-        except Transient:
-            return None
-
-    def passing_fault(self) -> SourceError | None:
-        """The error for what means the same at every vendor: 429, 5xx, a redirect. None for all other statuses."""
-        if self.status == 429:
-            return RateLimited("HTTP 429", retry_after_s=retry_after_s(self.headers))
-        if self.status >= 500 or self.status == 408:
-            return Transient(f"HTTP {self.status}")
-        if 300 <= self.status < 400:
-            target = httpx.URL(self.headers.get("location", "")).host or "nowhere"
-            return Misconfigured(
-                f"redirected to {target}", hint=f"wrong base_url: the vendor sends this account to {target}"
-            )
-        return None
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """``Retry-After`` in seconds from now, given as (fractional) seconds or HTTP date; None if absent or senseless."""
-    value = next((text for name, text in headers.items() if name.lower() == "retry-after"), "").strip()
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            at = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-    return max(0.0, seconds) if seconds == seconds and seconds < 366 * 86400 else None  # noqa: PLR0124 - NaN
-
-
-class Net:
-    """The process's two HTTP clients, shared by every run: aiohttp (slack_sdk, Gmail) and httpx (Gong, Fathom)."""
-
-    aiohttp: aiohttp.ClientSession
-    httpx: httpx.AsyncClient
-
-    async def __aenter__(self) -> Self:
-        # No total timeout: it would count the wait for a free connection. `Link.call` bounds an attempt.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
-        # No cookies: both clients serve every workspace, and one's cookie would go out with the next one's call.
-        self.aiohttp = aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
-        self.httpx = httpx.AsyncClient(
-            timeout=httpx.Timeout(60, connect=10, pool=None),
-            limits=httpx.Limits(max_connections=40, max_keepalive_connections=20),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            follow_redirects=False,  # across hosts the credentials would be dropped and look revoked
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aiohttp.close()
-        await self.httpx.aclose()
-
-    async def ask(self, method: str, url: str, **request: Any) -> Answer:
-        """One request through httpx (``params``, ``headers``, ``json``, ``data``, ``auth`` as there)."""
-        async with self.httpx.stream(method, url, **request) as response:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status_code, headers, await _bounded(response.aiter_bytes()))
-
-    async def ask_aiohttp(self, method: str, url: str, **request: Any) -> Answer:
-        """One request through aiohttp (arguments as there), never following a redirect."""
-        async with self.aiohttp.request(method, url, allow_redirects=False, **request) as response:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, headers, await _bounded(response.content.iter_chunked(65536)))
-
-
-async def _bounded(chunks: AsyncIterator[bytes]) -> bytes:
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise Transient(f"an answer of more than {BODY_LIMIT // 2**20} MiB was cut off")
-    return bytes(body)
 
 
 @dataclass(kw_only=True)
@@ -144,9 +48,14 @@ class Link:
     """One connection's way to its vendor, for one run.
 
     ``credentials``: plain, never logged. ``settings``: the connection's. ``options``: the source's part of syncd.toml
-    (``base_url``, ``token_url``, its own keys). ``rates``: limit → `Rate`. ``credential``: names the budget that these
-    credentials draw on. ``refresh``: set by a source whose access token expires; it asks the vendor once and returns
-    the members that changed. ``save``: stores them before they are used. ``secrets``: what no word of ours may hold.
+    (``base_url``, ``token_url``, its own keys). ``rates``: limit → `Rate`; ``low_rates``: what the vendor may lower
+    some of them to, which then holds for ``low_for_s``. ``credential``: names the budget that these credentials draw
+    on. ``refresh``: set by a source whose access token expires; it asks the vendor once and returns the members that
+    changed. ``alone``: held meanwhile, as a refresh token may be good for one use; gives the credentials as stored by
+    then, None where they are not stored. ``save``: stores them before they are used. ``secrets``: what no word of ours
+    may hold. ``slot``: lent to others while a call waits. ``owned``: raises `LeaseLost` when the connection may be
+    another's by now. ``on_wait``: told the limit (empty: a retry after a passing fault) and the seconds before a long
+    wait, ``("", 0.0)`` after it.
     """
 
     source: str
@@ -157,14 +66,20 @@ class Link:
     credentials: Mapping[str, Any] = field(repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    rates: Mapping[str, Any] = field(default_factory=dict)
+    rates: Mapping[str, Rate] = field(default_factory=dict)
+    low_rates: Mapping[str, Rate] = field(default_factory=dict)
+    low_for_s: float = 0.0
     save: Callable[[Mapping[str, Any]], Awaitable[None]] = field(repr=False)
+    alone: Callable[[], AbstractAsyncContextManager[Mapping[str, Any] | None]] = nullcontext
     patience_s: float = PATIENCE_S
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     on_call: Callable[[str, str, float], None] = lambda *_: None
+    slot: Slot | None = None
+    owned: Callable[[], None] = lambda: None
+    on_wait: Callable[[str, float], Awaitable[None]] = no_word
     refresh: Callable[[], Awaitable[Mapping[str, Any]]] | None = field(default=None, repr=False)
     calls: int = 0
-    _refused: AuthError | None = field(default=None, repr=False)
+    _refused: SourceError | None = field(default=None, repr=False)
     secrets: set[str] = field(default_factory=set, repr=False)
     _renewing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
@@ -186,114 +101,141 @@ class Link:
         Raises `SourceError`.
         """
         drawn = {method: 1} if draws is None else draws
-        patience = _Patience(self.patience_s)
+        patience = Patience(self.patience_s, self.slot, self.on_wait)
+
+        spent: object = None
 
         async def once() -> T:
-            await self.buckets.acquire(self.credential, drawn, self.rates, patience.left_s())
-            return await self._attempt(method, attempt, drawn)
+            nonlocal spent
+            await patience.back()
+            if renews and self.refresh is not None:
+                await self.access_token()  # now: between its turn and the call itself nothing may take time
+            await self.buckets.acquire(self.credential, drawn, self.rates, patience.left_s(), patience.paced)
+            spent = self.credentials.get("access_token")
+            async with patience.answering():
+                return await self._attempt(method, attempt, drawn, patience)
+
+        async def before_retry(details: Mapping[str, Any]) -> None:
+            told = {"method": method, "tries": details["tries"], "wait_s": details["wait"]}
+            log.debug("call.retried", **told, error=str(details["exception"]))
+            await patience.before_retry(details)
 
         retrying = backoff.on_exception(
             patience.waits,
             (Transient, RateLimited),
             giveup=patience.gives_up,
             jitter=None,  # its jitters would cut Retry-After short; ours only adds
-            on_backoff=lambda details: log.debug(
-                "call.retried",
-                method=method,
-                tries=details["tries"],
-                wait_s=details["wait"],
-                error=str(details["exception"]),
-            ),
+            on_backoff=before_retry,
             logger=None,
         )(once)
-        spent = self.credentials.get("access_token")
-        try:
-            return await retrying()
-        except AuthError as error:
-            if not renews or self.refresh is None or error is self._refused:
-                raise
-            await self._renew(spent)
-            return await retrying()
+        for _ in range(2):
+            try:
+                return await retrying()
+            except AuthError as error:
+                if not renews or self.refresh is None or error is self._refused:
+                    raise
+                if await self._renew(spent):
+                    break  # else another process had renewed it: theirs may be refused as well
+        return await retrying()
 
     async def access_token(self) -> str:
         """The access token, refreshed first when it is missing or about to expire. Raises `SourceError`."""
-        if self.refresh is not None:
-            spent = self.credentials.get("access_token")
-            expires_at = _moment(self.credentials.get("expires_at"))
-            if not spent or (expires_at is not None and expires_at - self.now() < RENEW_EARLY):
-                await self._renew(spent)
+        if self.refresh is not None and self._is_spent():
+            await self._renew(self.credentials.get("access_token"))
         return str(self.credentials["access_token"])
 
-    async def _renew(self, spent: object) -> None:
-        """Replace the access token ``spent``, once for all who wait here; stored before it is used."""
-        if self.refresh is None:
-            return
+    def _is_spent(self, refused: object = None) -> bool:
+        """Whether the access token is missing, about to expire, or the ``refused`` one."""
+        token, expires_at = self.credentials.get("access_token"), _moment(self.credentials.get("expires_at"))
+        return not token or token == refused or (expires_at is not None and expires_at - self.now() < RENEW_EARLY)
+
+    async def _renew(self, spent: object) -> bool:
+        """Replace the access token ``spent``, once for all who wait here and in other processes; stored before it is
+        used. False: another process had done it.
+        """
         async with self._renewing:
             if self._refused is not None:
                 raise self._refused  # a refresh token is never spent twice
             if self.credentials.get("access_token") != spent:
-                return
+                return True
+            # Though we are cut: what the vendor gave, it gives no second time.
+            return await to_its_end(self._renewed(spent))
+
+    async def _renewed(self, spent: object) -> bool:
+        async with self.alone() as stored:
+            if stored is not None:
+                self._use(stored)
+                if not self._is_spent(spent):
+                    return False
+            assert self.refresh is not None  # noqa: S101 - or nobody comes here
             try:
                 renewed = {**self.credentials, **await self.refresh()}
-            except AuthError as error:
+            except (AuthError, Misconfigured, Rejected) as error:
                 self._refused = error
                 raise
             self.secrets |= secrets_of(renewed)
             await self.save(renewed)
-            self.credentials = renewed
+            self._use(renewed)
+            return True
 
-    async def _attempt(self, method: str, attempt: Callable[[], Awaitable[T]], drawn: Mapping[str, int]) -> T:
-        self.calls += 1
-        began, outcome = time.monotonic(), "ok"
+    def _use(self, credentials: Mapping[str, Any]) -> None:
+        self.secrets |= secrets_of(credentials)
+        self.credentials = credentials
+
+    # ── a limit that the vendor lowers ──────────────────────────────────────────────────────────────────────────────
+
+    def is_low(self, limit: str) -> bool:
+        return self.buckets.is_low(self.credential, limit)
+
+    def is_proven_low(self, limit: str) -> bool:
+        """Whether an answer has shown it, not a refusal alone."""
+        return self.buckets.is_proven(self.credential, limit)
+
+    def prove_low(self, limit: str) -> bool:
+        """An answer shows that ``limit`` is low; False where it cannot be."""
+        if limit not in self.low_rates:
+            return False
+        if not self.is_low(limit):
+            self.buckets.lower(self.credential, limit, self.low_rates[limit], self.low_for_s)
+        self.buckets.prove(self.credential, limit)
+        return True
+
+    def raise_again(self, limit: str) -> None:
+        """An answer shows that ``limit`` is not low any more."""
+        self.buckets.raise_again(self.credential, limit)
+
+    # ── one attempt ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _attempt(
+        self, method: str, attempt: Callable[[], Awaitable[T]], drawn: Mapping[str, int], patience: Patience
+    ) -> T:
+        began, outcome = time.monotonic(), "unsent"
         try:
+            self.owned()
+            self.calls, outcome = self.calls + 1, "ok"
             async with asyncio.timeout(ATTEMPT_S):
                 return await attempt()
         except SourceError as error:
             outcome = error.kind
             error.reword(lambda words: redact(words, self.secrets))  # a vendor may echo what we sent
             error.name_call(method)
-            if isinstance(error, RateLimited) and error.retry_after_s is not None:
-                self.buckets.close(self.credential, drawn, self.rates, error.retry_after_s)
+            if isinstance(error, RateLimited):
+                self._later(error, drawn, patience)
             raise
         except (aiohttp.ClientError, httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
             outcome = Transient.kind
             # `from None`: the original may hold the request with its Authorization header.
             raise Transient(f"{method}: {_network_words(error)}") from None
         finally:
-            self.on_call(method, outcome, time.monotonic() - began)
+            self.buckets.settle(self.credential, drawn, self.rates, well=outcome not in {"unsent", RateLimited.kind})
+            if outcome != "unsent":
+                self.on_call(method, outcome, time.monotonic() - began)
 
-
-class _Patience:
-    """When to give up and how long to wait: ``Retry-After`` in full where told, else exponential; always a bit more."""
-
-    def __init__(self, seconds: float) -> None:
-        self._ends = time.monotonic() + seconds
-        self._exponential_s = _FIRST_WAIT_S
-        self._wait_s = 0.0
-
-    def left_s(self) -> float:
-        return max(0.0, self._ends - time.monotonic())
-
-    def gives_up(self, error: Exception) -> bool:
-        """Asked by backoff before each wait; decides that wait as well."""
-        told = error.retry_after_s if isinstance(error, RateLimited) else None
-        if told is None:
-            told = self._exponential_s
-            self._exponential_s = min(self._exponential_s * 2, _LONGEST_WAIT_S)
-        self._wait_s = told * (1 + random.random() / 10)
-        return self._wait_s > self.left_s()
-
-    def waits(self) -> Generator[float, Any, None]:
-        yield 0.0  # backoff's priming step
-        while True:
-            yield self._wait_s
-
-
-def _loads(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body)  # takes what orjson refuses though it is JSON: a lone surrogate, a huge integer
+    def _later(self, error: RateLimited, drawn: Mapping[str, int], patience: Patience) -> None:
+        """The vendor said later: nobody asks until then, and what it may lower is taken for lowered."""
+        whose = self.credential, drawn, self.rates
+        self.buckets.close(*whose, patience.exponential_s if error.retry_after_s is None else error.retry_after_s)
+        error.limit = self.buckets.refused(*whose, self.low_rates, self.low_for_s, error.retry_after_s)
 
 
 def _network_words(error: Exception) -> str:
@@ -302,6 +244,8 @@ def _network_words(error: Exception) -> str:
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError | httpx.ConnectError):
         return f"cannot connect: {error}"
+    if isinstance(error, _BROKEN):
+        return "the connection broke off"
     return type(error).__name__
 
 

@@ -1,142 +1,198 @@
 """How fast we may ask: one bucket per credential and limit, shared by all that runs in the process.
 
-A bucket is an exact sliding window: in any ``per`` seconds no more than ``calls`` units are drawn, so that a vendor who
-counts either fixed or sliding minutes never sees more than it allows. A bucket that was told ``Retry-After`` is closed
-until then for everyone.
+What a single bucket does is in `bucket`; here is whose it is, how long a call may wait for it, what a vendor's refusal
+does to it, and what of it outlives the process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections import deque
-from dataclasses import dataclass
+import uuid
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from syncd.bucket import ALONE_S, LONG_S, MARGIN_S, Bucket, Budget, Counted, Rate
 from syncd.errors import RateLimited
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-_MARGIN_S = 0.05  # a call may arrive at the vendor this much later than the one drawn before it
-_SLOTS = 1000  # a window keeps at most about this many entries: a day's 10,000 calls are kept in coarser steps
-_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    Reserve = Callable[[str, str, Rate, int], Awaitable[tuple[int, float]]]
+    Around = Callable[[str, float], AbstractAsyncContextManager[None]]
 
+__all__ = ["Bucket", "Buckets", "Budget", "Rate"]
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """``calls`` units in any ``per_s`` seconds."""
-
-    calls: int
-    per_s: float
-
-    @classmethod
-    def parse(cls, text: str) -> Rate:
-        """From ``"50/1m"`` (units s, m, h, d). Raises ValueError."""
-        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d*)\s*([smhd])\s*", text)
-        if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
-            raise ValueError(f"{text!r} is not a rate; write calls per time, such as 50/1m, 3/1s or 10000/1d")
-        return cls(int(match[1]), int(match[2] or 1) * _UNITS_S[match[3]])
-
-    def half(self) -> Rate:
-        """What a backfill takes, so that the regular cycles keep the rest.
-
-        Half the units, not twice the time: of 10,000 calls in two days all could go on the first, and leave nothing.
-        """
-        return Rate(self.calls // 2, self.per_s) if self.calls > 1 else Rate(1, self.per_s * 2)
-
-    def __str__(self) -> str:
-        unit, seconds = next(item for item in reversed(_UNITS_S.items()) if self.per_s % item[1] == 0)
-        return f"{self.calls}/{int(self.per_s // seconds)}{unit}"
-
-
+_PACED_S, _PACED_MORE_S = 120.0, 10.0  # one period of a limit of up to so long, and a bit more, may always be waited
 _UNLIMITED = Rate(1_000_000_000, 1.0)
 
 
-class Bucket:
-    """One budget. Times are of ``clock`` (monotonic seconds)."""
-
-    def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, margin_s: float = _MARGIN_S) -> None:
-        self.rate = rate
-        self._clock = clock
-        self._margin_s = margin_s
-        self._drawn: deque[tuple[float, int]] = deque()
-        self._used = 0
-        self._closed_until = 0.0
-
-    def wait_s(self, cost: int = 1) -> float:
-        """Seconds until ``cost`` units may be drawn; 0 when they may be now."""
-        now = self._clock()
-        per = self.rate.per_s + self._margin_s
-        while self._drawn and self._drawn[0][0] + per <= now:
-            self._used -= self._drawn.popleft()[1]
-        closed = max(0.0, self._closed_until - now)
-        excess = self._used + min(cost, self.rate.calls) - self.rate.calls
-        for at, units in self._drawn:
-            if excess <= 0:
-                break
-            excess -= units
-            closed = max(closed, at + per - now)
-        return closed
-
-    def draw(self, cost: int = 1) -> None:
-        """Take ``cost`` units now. Entries that lie close together are merged under the later time: never too early."""
-        now = self._clock()
-        if self._drawn and len(self._drawn) > 1 and now - self._drawn[-2][0] < self.rate.per_s / _SLOTS:
-            cost_before = self._drawn.pop()[1]
-            self._drawn.append((now, cost_before + cost))
-        else:
-            self._drawn.append((now, cost))
-        self._used += cost
-
-    def closed_s(self) -> float:
-        """Seconds that the vendor's word keeps it closed."""
-        return max(0.0, self._closed_until - self._clock())
-
-    def close(self, seconds: float) -> None:
-        """Nothing may be drawn for ``seconds`` from now; never shortens an earlier closing."""
-        self._closed_until = max(self._closed_until, self._clock() + seconds)
-
-
 class Buckets:
-    """The process's buckets, by (credential, limit)."""
+    """The process's buckets, by credential and limit.
+
+    ``reserve``: grants units of a long limit, (credential, limit, rate, units) → (granted, for how many seconds), or
+    (0, seconds until there are that many). None: long limits are counted in the process alone.
+    """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        reserve: Reserve | None = None,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
-        self._buckets: dict[tuple[str, str], Bucket] = {}
+        self._reserve = reserve
+        self._me = uuid.uuid4().hex[:12]
+        self._buckets: dict[str, dict[str, Bucket]] = {}
 
     def bucket(self, credential: str, limit: str, rate: Rate) -> Bucket:
-        bucket = self._buckets.get((credential, limit))
-        if bucket is None or bucket.rate != rate:
-            bucket = self._buckets[credential, limit] = Bucket(rate, self._clock)
+        held = self._buckets.setdefault(credential, {})
+        kind = Counted if self._reserve is not None and rate.per_s >= LONG_S else Bucket
+        bucket = held.get(limit)
+        if bucket is None or type(bucket) is not kind:
+            bucket = held[limit] = kind(rate, self._clock)
+        bucket.rate = rate  # a changed one begins with what is drawn
         return bucket
 
     async def acquire(
-        self, credential: str, draws: Mapping[str, int], rates: Mapping[str, Rate], patience_s: float
+        self,
+        credential: str,
+        draws: Mapping[str, int],
+        rates: Mapping[str, Rate],
+        patience_s: float,
+        around: Around = lambda *_: nullcontext(),
     ) -> None:
-        """Wait until all of ``draws`` (limit → units) may be drawn together, then draw them.
+        """Wait until all of ``draws`` (limit → units) may be drawn together, then draw them: for one call, after which
+        `settle` is due.
 
-        A limit without a rate is only ever closed by the vendor. Raises `RateLimited` at once when the wait would
-        exceed ``patience_s``.
+        A limit without a rate is only ever closed by the vendor. ``around``: entered for each wait, with the limit and
+        the seconds. Raises `RateLimited` at once when the wait would exceed ``patience_s``; a period of a short limit
+        is within patience, however short that is: else nothing would ever be asked at one call a minute.
         """
-        wanted = [(self.bucket(credential, limit, rates.get(limit, _UNLIMITED)), cost) for limit, cost in draws.items()]
+        wanted = [(limit, self.bucket(credential, limit, _rate(rates, limit)), cost) for limit, cost in draws.items()]
         waited = 0.0
-        while wait := max((bucket.wait_s(cost) for bucket, cost in wanted), default=0.0):
-            if waited + wait > patience_s:
-                ours = wait > max(bucket.closed_s() for bucket, _ in wanted)
-                raise RateLimited(f"our budget for {', '.join(draws)} is used up", retry_after_s=wait, ours=ours)
-            waited += wait
-            await self._sleep(wait)
-        for bucket, cost in wanted:
-            bucket.draw(cost)
+        while True:
+            wait, limit = max(((bucket.wait_s(cost), limit) for limit, bucket, cost in wanted), default=(0.0, ""))
+            if wait > 0:
+                ours = wait > max(bucket.closed_s() for _, bucket, _ in wanted)
+                reach = max(patience_s, *(_paced_s(bucket) for _, bucket, _ in wanted)) if ours else patience_s
+                if waited + wait > reach:
+                    why = f"our budget for {limit} is used up" if ours else f"the vendor has closed {limit} for a while"
+                    raise RateLimited(why, retry_after_s=wait, ours=ours, limit=limit)
+                waited += wait
+                async with around(limit, wait):
+                    await self._sleep(wait)
+            elif not await self._was_granted(credential, wanted):
+                break
+        for _, bucket, cost in wanted:
+            bucket.begin(cost)
+
+    async def _was_granted(self, credential: str, wanted: Sequence[tuple[str, Bucket, int]]) -> bool:
+        """Ask the database for what is lacking of long limits; answers whether time passed by it."""
+        asked = False
+        for limit, bucket, cost in wanted:
+            if isinstance(bucket, Counted) and self._reserve is not None and bucket.lacks(cost):
+                asked = True
+                async with bucket.asking:
+                    if lacking := bucket.lacks(cost):
+                        bucket.grant(*await self._reserve(credential, limit, bucket.rate, lacking))
+        return asked
+
+    def settle(self, credential: str, draws: Mapping[str, int], rates: Mapping[str, Rate], *, well: bool) -> None:
+        """The call that drew these was answered, ``well`` or not."""
+        for limit, cost in draws.items():
+            bucket = self.bucket(credential, limit, _rate(rates, limit))
+            bucket.end(cost)
+            bucket.bare = 0 if well else bucket.bare
+
+    # ── what the vendor says ────────────────────────────────────────────────────────────────────────────────────────
 
     def close(self, credential: str, draws: Mapping[str, int], rates: Mapping[str, Rate], seconds: float) -> None:
         """The vendor said ``Retry-After``: close every bucket that the refused call drew from."""
         for limit in draws:
-            self.bucket(credential, limit, rates.get(limit, _UNLIMITED)).close(seconds)
+            self.bucket(credential, limit, _rate(rates, limit)).close(seconds + MARGIN_S)
+
+    def refused(
+        self,
+        credential: str,
+        draws: Mapping[str, int],
+        rates: Mapping[str, Rate],
+        lows: Mapping[str, Rate],
+        low_for_s: float,
+        told_s: float | None,
+    ) -> str:
+        """A call was one too many for the vendor, though not for us: lower what may be. Answers the limit it is about.
+
+        ``told_s``: its Retry-After. The low rate's are of about its period; one much longer is another matter. One that
+        is not told means it only twice in a row: a single one may be a proxy's.
+        """
+        about = _about(draws, rates, told_s)
+        for limit in draws:
+            bucket, low = self.bucket(credential, limit, _rate(rates, limit)), lows.get(limit)
+            bucket.bare = bucket.bare + 1 if told_s is None else 0
+            meant = bucket.bare > 1 if told_s is None else low and low.per_s / 2 <= told_s <= low.per_s * 2
+            if low is not None and meant and bucket.has_room() and not bucket.low_s():
+                self.lower(credential, limit, low, low_for_s)
+                about = limit
+        return about
+
+    def lower(self, credential: str, limit: str, rate: Rate, seconds: float) -> None:
+        """The vendor has lowered ``limit``: ``rate`` holds for ``seconds``, then the full one is tried again."""
+        bucket = self._buckets.setdefault(credential, {}).setdefault(limit, Bucket(_UNLIMITED, self._clock))
+        bucket.lower(rate, seconds)
+        bucket.untold_low = True
+
+    def raise_again(self, credential: str, limit: str) -> None:
+        """The limit is up again: the vendor answered as it does not while it is low."""
+        if self.is_low(credential, limit):
+            self.lower(credential, limit, self._buckets[credential][limit].rate, 0.0)
+
+    def is_low(self, credential: str, limit: str) -> bool:
+        bucket = self._buckets.get(credential, {}).get(limit)
+        return bucket is not None and bucket.low_s() > 0
+
+    def prove(self, credential: str, limit: str) -> None:
+        """For as long as it is low now, it is known to be: not taken from a refusal alone."""
+        if self.is_low(credential, limit):
+            self._buckets[credential][limit].prove()
+
+    def is_proven(self, credential: str, limit: str) -> bool:
+        return self.is_low(credential, limit) and self._buckets[credential][limit].is_proven()
+
+    # ── what outlives the process ───────────────────────────────────────────────────────────────────────────────────
+
+    def state(self, credential: str) -> list[Budget]:
+        """What the database does not know yet; once it does, `saved` is due."""
+        held = self._buckets.get(credential, {}).items()
+        return [budget for limit, bucket in held if (budget := bucket.budget(limit, self._me))]
+
+    def saved(self, credential: str, budgets: Iterable[Budget]) -> None:
+        for budget in budgets:
+            self._buckets[credential][budget.name].told()
+
+    def restore(
+        self, credential: str, budgets: Iterable[Budget], rates: Mapping[str, Rate], lows: Mapping[str, Rate]
+    ) -> None:
+        """Take in what other processes, or this one before it was started anew, have found out."""
+        for budget in budgets:
+            self.bucket(credential, budget.name, _rate(rates, budget.name)).learn(
+                budget, lows.get(budget.name), self._me
+            )
+
+
+def _rate(rates: Mapping[str, Rate], limit: str) -> Rate:
+    return rates.get(limit, _UNLIMITED)
+
+
+def _paced_s(bucket: Bucket) -> float:
+    """How long a wait for our own pacing may always be."""
+    per = bucket.in_force.per_s
+    return per + _PACED_MORE_S if per <= _PACED_S else ALONE_S
+
+
+def _about(draws: Mapping[str, int], rates: Mapping[str, Rate], told_s: float | None) -> str:
+    """The limit that a refusal is about: the shortest that may be full for so long, of equal ones the last."""
+    pers = {limit: _rate(rates, limit).per_s for limit in draws}
+    fitting = [per for per in pers.values() if told_s is None or 2 * per >= told_s] or [max(pers.values(), default=0)]
+    return next((limit for limit in reversed(pers) if pers[limit] == min(fitting)), "")

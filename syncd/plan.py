@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A source and how it is run. ``next_turn``: the first cron turn after a moment. ``slots``: runs at once."""
+    """A source and how it is run. ``next_turn``: the first cron turn after a moment. ``slots``: runs at once.
+
+    ``low_rates``: what the vendor may lower some of ``rates`` to, which then holds for ``low_for_s``.
+    """
 
     source: Source
     slots: int
@@ -28,10 +31,26 @@ class Plan:
     options: Mapping[str, Any]
     rates: Mapping[str, Rate]
     next_turn: Callable[[datetime], datetime]
+    low_rates: Mapping[str, Rate] = field(default_factory=dict)
+    low_for_s: float = 0.0
 
     def halved(self) -> Plan:
         """The same with half of each limit, for a backfill: the regular cycles keep the other half."""
-        return replace(self, rates={name: rate.half() for name, rate in self.rates.items()})
+        return replace(self, rates=_halves(self.rates), low_rates=_halves(self.low_rates))
+
+    def limits(self, settings: Mapping[str, Any]) -> tuple[Mapping[str, Rate], Mapping[str, Rate]]:
+        """The limits of a connection with these settings, and what the vendor may lower some of them to."""
+        match settings.get("app_kind") or self.options.get("app_kind"):
+            case "restricted":
+                return {**self.rates, **self.low_rates}, {}
+            case "full":
+                return self.rates, {}
+            case _:
+                return self.rates, self.low_rates
+
+
+def _halves(rates: Mapping[str, Rate]) -> Mapping[str, Rate]:
+    return {name: rate.half() for name, rate in rates.items()}
 
 
 def budget(source: Source, connection_id: int, credentials: Mapping[str, Any]) -> str:

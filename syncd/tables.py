@@ -75,6 +75,9 @@ connections = Table(
     Column("limited_until", UtcDateTime),
     Column("limited_by", Text),
     Column("progress", Json),
+    Column("identity", Text),
+    Column("renewing", Text),
+    Column("renewing_until", UtcDateTime),
     Column("last_sweep_at", UtcDateTime),
     Column("status_since", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
@@ -174,6 +177,19 @@ budgets = Table(
     Column("closed_until", UtcDateTime),
     Column("low_until", UtcDateTime),
     Column("updated_at", UtcDateTime, nullable=False),
+)
+
+
+purges = Table(
+    "purges",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("purged_at", UtcDateTime, nullable=False),
+    Column("purged_by", Text, nullable=False),
+    Column("connection_id", BigId, nullable=False),
+    Column("workspace_id", Text),
+    Column("source", String(32), nullable=False),
+    Column("counts", Json, nullable=False),
 )
 
 

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def to_its_end(work: Coroutine[Any, Any, Any]) -> None:
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Await ``work`` even when we are cancelled meanwhile (then raise that), but not for ever."""
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=10)
         raise

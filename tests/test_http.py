@@ -12,9 +12,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from syncd.errors import AuthError, Misconfigured, RateLimited, Transient
-from syncd.http import Answer, Link, Net, _Patience, retry_after_s
+from syncd.errors import AuthError, Misconfigured, RateLimited, Rejected, SourceError, Transient
+from syncd.http import Link
 from syncd.limits import Buckets, Rate
+from syncd.net import Answer, Net, retry_after_s
+from syncd.patience import Patience
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -114,7 +116,7 @@ async def test_retry_after_is_waited_in_full(serve: Serve) -> None:
 @pytest.mark.parametrize("told", [1.0, 7.5, 40.0])
 def test_no_wait_is_shorter_than_retry_after(told: float) -> None:
     """By itself, whatever the bucket does: a library's jitter would cut it short."""
-    patience = _Patience(60)
+    patience = Patience(60)
     waits = patience.waits()
     next(waits)
     for _ in range(50):
@@ -179,7 +181,8 @@ async def test_a_token_refused_after_its_renewal_is_an_auth_error(serve: Serve) 
     assert (link.calls, renewals) == (2, 1)
 
 
-async def test_a_refused_refresh_is_not_tried_again(serve: Serve) -> None:
+@pytest.mark.parametrize("kind", [AuthError, Misconfigured, Rejected])
+async def test_a_refused_refresh_is_not_tried_again(serve: Serve, kind: type[SourceError]) -> None:
     """A refresh token is single-use at some vendors: a second try with the same one would only burn it."""
     fixture = await serve(failing(0, web.Response))
     link = fixture.link(credentials={"refresh_token": "r"})
@@ -188,7 +191,7 @@ async def test_a_refused_refresh_is_not_tried_again(serve: Serve) -> None:
     async def refresh() -> Mapping[str, Any]:
         nonlocal refused
         refused += 1
-        raise AuthError("invalid_grant")
+        raise kind("invalid_grant")
 
     link.refresh = refresh
 
@@ -196,7 +199,7 @@ async def test_a_refused_refresh_is_not_tried_again(serve: Serve) -> None:
         return await link.access_token()
 
     for _ in range(2):
-        with pytest.raises(AuthError, match="invalid_grant"):
+        with pytest.raises(kind, match="invalid_grant"):
             await link.call("method", attempt)
     assert refused == 1
 
@@ -247,7 +250,7 @@ async def test_a_body_cut_short_is_transient(serve: Serve) -> None:
 
 @pytest.mark.parametrize("client", ["httpx", "aiohttp"])
 async def test_an_answer_without_end_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch, client: str) -> None:
-    monkeypatch.setattr("syncd.http.BODY_LIMIT", 1000)
+    monkeypatch.setattr("syncd.net.BODY_LIMIT", 1000)
     fixture = await serve(failing(1, lambda: web.Response(body=b"x" * 5000)))
     ask = fixture.net.ask if client == "httpx" else fixture.net.ask_aiohttp
     with pytest.raises(Transient, match="cut off"):
@@ -266,7 +269,7 @@ def test_json_that_only_a_tolerant_reader_takes_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("30", 30.0), ("1.5", 1.5), ("-4", 0.0), ("", None), ("soon", None), ("nan", None), ("1e99", None)],
+    [("30", 30.0), ("1.5", 1.5), ("-4", None), ("0", None), ("", None), ("soon", None), ("nan", None), ("1e99", None)],
 )
 def test_retry_after_in_its_forms(value: str, seconds: float | None) -> None:
     assert retry_after_s({"Retry-After": value}) == seconds

@@ -1,0 +1,37 @@
+"""What is known of a credential's limits outlives the process: learnt before its link is used, told afterwards."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from syncd.tasks import to_its_end
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from syncd.http import Link
+    from syncd.store import Store
+
+
+async def learn(link: Link, store: Store) -> None:
+    """Take in what other processes, or this one before it was started anew, have found out."""
+    known = await store.budgets.of(link.credential)
+    link.buckets.restore(link.credential, known, link.rates, link.low_rates)
+
+
+async def tell(link: Link, store: Store) -> None:
+    """Store what the database does not know yet; mostly there is nothing."""
+    if news := link.buckets.state(link.credential):
+        await store.budgets.save(link.credential, news)
+        link.buckets.saved(link.credential, news)
+
+
+@asynccontextmanager
+async def remembered(link: Link, store: Store) -> AsyncIterator[None]:
+    """Around what is asked outside a run."""
+    await learn(link, store)
+    try:
+        yield
+    finally:
+        await to_its_end(tell(link, store))

@@ -1,0 +1,240 @@
+"""The process's two HTTP clients, and what comes back through them: bounded, unpacked, read as JSON.
+
+A vendor, or whatever answers in its place, may send any number of bytes at any depth: no more than `BODY_LIMIT` bytes
+of an answer are ever held, after decompression, and JSON deeper than `DEEPEST` is refused before anything walks it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Self
+
+import aiohttp
+import httpx
+import orjson
+
+from syncd.errors import Misconfigured, RateLimited, SourceError, Transient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from types import SimpleNamespace
+
+BODY_LIMIT = 64 * 1024 * 1024  # bytes of one answer; the largest good one is a mail thread of 100 long messages
+DEEPEST = 200  # levels of JSON; what is stored as raw may have 254
+_GZIP_OR_ZLIB, _GZIP = 47, b"\x1f\x8b"  # how zlib is told to find out which; how a packed file begins
+_PIECE = 2**18  # bytes that are unpacked at once
+_LONGEST_WAIT_S = 366 * 86400.0
+_PACKED = {"Accept-Encoding": "gzip"}  # of those that may be asked for, the one that `_bounded` unpacks
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a vendor answered: ``headers`` with lower-case names, ``body`` decompressed."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises `Transient` when it is not one: a proxy's page, a body cut short."""
+        try:
+            value = _loads(self.body)
+        except ValueError:
+            raise Transient(f"HTTP {self.status} with a body that is not JSON") from None
+        if not isinstance(value, dict):
+            raise Transient(f"HTTP {self.status} with JSON that is not an object")
+        return value
+
+    def object_or_none(self) -> dict[str, Any] | None:
+        """The body as a JSON object where it is one: for reading an error's words."""
+        try:
+            return self.json()
+        except Transient:
+            return None
+
+    def passing_fault(self) -> SourceError | None:
+        """The error for what means the same at every vendor: 429, 5xx, a redirect. None for all other statuses."""
+        if self.status == 429:
+            return RateLimited("HTTP 429", retry_after_s=retry_after_s(self.headers))
+        if self.status >= 500 or self.status == 408:
+            return Transient(f"HTTP {self.status}")
+        if 300 <= self.status < 400:
+            target = httpx.URL(self.headers.get("location", "")).host or "nowhere"
+            return Misconfigured(
+                f"redirected to {target}", hint=f"wrong base_url: the vendor sends this account to {target}"
+            )
+        return None
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """``Retry-After`` in seconds from now, given as (fractional) seconds or HTTP date.
+
+    None if absent or senseless: no time at all, a past one, more than a year. Asked again at once, a vendor that says
+    "0" for long would be asked a thousand times.
+    """
+    value = next((text for name, text in headers.items() if name.lower() == "retry-after"), "").strip()
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(value)
+            seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 < seconds < _LONGEST_WAIT_S else None
+
+
+class Net:
+    """The process's two HTTP clients, shared by every run: aiohttp (slack_sdk, Gmail) and httpx (Gong, Fathom).
+
+    Neither bounds the number of connections: as many runs as there are slots call at once, and a pool that is full
+    of hanging calls would make all the others wait.
+    """
+
+    aiohttp: aiohttp.ClientSession
+    httpx: httpx.AsyncClient
+
+    async def __aenter__(self) -> Self:
+        redirects = aiohttp.TraceConfig()
+        redirects.on_request_redirect.append(_refuse_redirect)
+        self.aiohttp = aiohttp.ClientSession(
+            # No total timeout: it would count the wait for a free connection. `Link.call` bounds an attempt.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
+            connector=aiohttp.TCPConnector(limit=0),
+            response_class=_BoundedResponse,
+            auto_decompress=False,
+            headers=_PACKED,
+            trust_env=True,
+            # No cookies: both clients serve every workspace, and one's cookie would go out with the next one's call.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trace_configs=[redirects],
+        )
+        # It would send a GET again by itself when a kept connection turns out to be closed: a call that no budget saw.
+        self.aiohttp._retry_connection = False  # noqa: SLF001 - there is no other way to say so
+        self.httpx = httpx.AsyncClient(
+            timeout=httpx.Timeout(60, connect=10, pool=None),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers=_PACKED,
+            follow_redirects=False,  # across hosts the credentials would be dropped and look revoked
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aiohttp.close()
+        await self.httpx.aclose()
+
+    async def ask(self, method: str, url: str, **request: Any) -> Answer:
+        """One request through httpx (``params``, ``headers``, ``json``, ``data``, ``auth`` as there)."""
+        async with self.httpx.stream(method, url, **request) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            body = await _bounded(response.aiter_raw(), headers.get("content-encoding", ""))
+            return Answer(response.status_code, headers, body)
+
+    async def ask_aiohttp(self, method: str, url: str, **request: Any) -> Answer:
+        """One request through aiohttp (arguments as there), never following a redirect."""
+        async with self.aiohttp.request(method, url, allow_redirects=False, **request) as response:
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, headers, await response.read())
+
+
+class _BoundedResponse(aiohttp.ClientResponse):
+    """What slack_sdk reads whole, and as JSON, by itself."""
+
+    async def read(self) -> bytes:
+        if self._body is None:
+            try:
+                encoding = self.headers.get("Content-Encoding", "")
+                self._body = await _bounded(self.content.iter_chunked(65536), encoding)
+            except BaseException:
+                self.close()
+                raise
+        return await super().read()
+
+    async def json(self, **how: Any) -> Any:
+        return await super().json(**{**how, "loads": _loads})
+
+
+async def _refuse_redirect(_: object, __: SimpleNamespace, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    """slack_sdk would follow it, and ask another host in the workspace's name."""
+    redirect.response.close()
+    fault = Answer(redirect.response.status, {"location": redirect.response.headers.get("Location", "")}, b"")
+    raise fault.passing_fault() or Transient(f"HTTP {fault.status}")
+
+
+async def _bounded(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
+    """A whole body, unpacked. Raises `Transient` where it is larger than `BODY_LIMIT` or cannot be unpacked."""
+    body, unpacker = bytearray(), _Unpacker()
+    packed = encoding.strip().lower() not in {"", "identity"}
+    try:
+        async for chunk in chunks:
+            for piece in unpacker.pieces(chunk) if packed else (chunk,):
+                body += piece
+                if len(body) > BODY_LIMIT:
+                    raise Transient(f"an answer of more than {BODY_LIMIT // 2**20} MiB was cut off")
+            if unpacker.over:
+                break
+        if packed and body and not unpacker.whole:
+            raise Transient("an answer was cut short")
+        return bytes(body)
+    except zlib.error:
+        raise Transient(f"an answer that cannot be unpacked ({encoding[:20]})") from None
+    finally:
+        body.clear()  # an error's traceback would keep it
+
+
+class _Unpacker:
+    """gzip or zlib, in pieces of no more than a known size. ``over``: what follows is nothing of the packed file."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._zlib = zlib.decompressobj(_GZIP_OR_ZLIB)
+
+    @property
+    def whole(self) -> bool:
+        return self._zlib.eof
+
+    def pieces(self, packed: bytes) -> Iterator[bytes]:
+        """What a further part of the packed file holds. Raises zlib.error."""
+        rest, piece = packed, b""
+        while rest or len(piece) == _PIECE:
+            if self._zlib.eof:  # two packed files, one after the other, are one
+                if not rest.startswith(_GZIP):
+                    self.over = bool(rest)
+                    return
+                self._zlib = zlib.decompressobj(_GZIP_OR_ZLIB)
+            piece = self._zlib.decompress(rest, _PIECE)
+            yield piece
+            rest = self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail
+
+
+def _loads(body: bytes | str) -> Any:
+    """Raises ValueError where it is no JSON, `Transient` where it is too deep for all who would walk it later."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            value = json.loads(body)  # takes what orjson refuses though it is JSON: a lone surrogate, a huge integer
+        except RecursionError:
+            raise _too_deep() from None
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(DEEPEST):
+        if not level:
+            return value
+        level = [part for holder in level for part in _parts(holder) if type(part) is dict or type(part) is list]
+    if level:
+        raise _too_deep()
+    return value
+
+
+def _parts(holder: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return holder.values() if isinstance(holder, dict) else holder
+
+
+def _too_deep() -> Transient:
+    return Transient(f"an answer that is nested deeper than {DEEPEST} levels")

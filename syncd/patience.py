@@ -1,0 +1,119 @@
+"""How a call waits: for how long at most, and what becomes of its run's slot meanwhile. Belongs to `http`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from syncd.errors import RateLimited
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+
+LONG_S = (
+    5.0  # a wait for more than this is told, and the slot is given to others; so it is while an answer takes longer
+)
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 20.0
+
+
+class Slot(Protocol):
+    """A run's place among those that run at once: given to others while this one waits, and taken back."""
+
+    def lend(self) -> None: ...
+
+    async def regain(self) -> None: ...
+
+
+async def no_word(_limit: str, _seconds: float) -> None:
+    """Nobody wants to hear of a wait."""
+
+
+class Patience:
+    """One call's: when to give up and how long to wait, ``Retry-After`` in full where told, else exponentially; always
+    a bit more. A cut call takes no slot back: it is on its way out.
+
+    ``slot``: what is lent while it waits long. ``on_wait``: as `Link.on_wait`.
+    """
+
+    def __init__(
+        self, seconds: float, slot: Slot | None = None, on_wait: Callable[[str, float], Awaitable[None]] = no_word
+    ) -> None:
+        self.exponential_s = _FIRST_WAIT_S
+        self._ends = time.monotonic() + seconds
+        self._slot, self._on_wait = slot, on_wait
+        self._wait_s = 0.0
+        self._away = self._paced = False
+
+    def left_s(self) -> float:
+        return max(0.0, self._ends - time.monotonic())
+
+    def gives_up(self, error: Exception) -> bool:
+        """Asked by backoff before each wait; decides that wait as well."""
+        told = error.retry_after_s if isinstance(error, RateLimited) else None
+        if told is None:
+            told = self.exponential_s
+            self.exponential_s = min(self.exponential_s * 2, _LONGEST_WAIT_S)
+        self._wait_s = told * (1 + random.random() / 10)
+        return self._wait_s > self.left_s()
+
+    def waits(self) -> Generator[float, Any, None]:
+        yield 0.0  # backoff's priming step
+        while True:
+            yield self._wait_s
+
+    async def leave(self, limit: str, seconds: float) -> None:
+        """A wait begins. ``limit``: what for, empty for a retry after a passing fault."""
+        if seconds > LONG_S:
+            await self._on_wait(limit, seconds)
+            self._away = True
+            if self._slot is not None:
+                self._slot.lend()
+
+    async def back(self) -> None:
+        """The wait is over: take the slot back, which may take long and uses up no patience."""
+        if self._away:
+            self._away = False
+            await self._regained()
+            await self._on_wait("", 0.0)
+
+    @asynccontextmanager
+    async def paced(self, limit: str, seconds: float) -> AsyncIterator[None]:
+        """Around a wait for the budget. The first one uses up no patience either: it says nothing of the vendor."""
+        began = time.monotonic()
+        await self.leave(limit, seconds)
+        yield
+        if not self._paced:
+            self._ends += time.monotonic() - began
+        await self.back()
+
+    async def before_retry(self, details: Mapping[str, Any]) -> None:
+        """Called by backoff before it waits."""
+        error = details["exception"]
+        await self.leave(error.limit if isinstance(error, RateLimited) else "", details["wait"])
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[None]:
+        """Around an attempt: while it takes long, the slot is others'."""
+        self._paced = True
+        if self._slot is None:
+            yield
+            return
+        lending = asyncio.get_running_loop().call_later(LONG_S, self._slot.lend)
+        try:
+            yield
+        except Exception:
+            lending.cancel()
+            await self._regained()
+            raise
+        finally:
+            lending.cancel()
+        await self._regained()
+
+    async def _regained(self) -> None:
+        began = time.monotonic()
+        if self._slot is not None:
+            await self._slot.regain()
+        self._ends += time.monotonic() - began

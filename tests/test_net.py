@@ -1,0 +1,211 @@
+"""What comes back through the two clients, against a real server on loopback: bounded, unpacked, never too deep."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from slack_sdk.web.async_client import AsyncWebClient
+
+from syncd.errors import Misconfigured, Transient
+from syncd.net import DEEPEST, Answer, Net
+from syncd.sandbox.fault_streams import STREAMS
+from syncd.sandbox.faults import Fault
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Ask = Callable[[], Awaitable[Answer | Any]]
+CLIENTS = ["httpx", "aiohttp", "slack_sdk"]
+
+
+class Here:
+    """A server with one handler, asked through one of the three ways out."""
+
+    def __init__(self, net: Net, client: str, base: str) -> None:
+        self.net, self.client, self.base = net, client, base
+
+    async def ask(self, path: str = "") -> Any:
+        """The answer's JSON."""
+        if self.client == "slack_sdk":
+            sdk = AsyncWebClient(base_url=self.base, session=self.net.aiohttp, retry_handlers=[])
+            return (await sdk.api_call(path or "m", http_verb="GET")).data
+        ask = self.net.ask if self.client == "httpx" else self.net.ask_aiohttp
+        return (await ask("GET", self.base + path)).json()
+
+
+Serve = Callable[[Handler], Awaitable[Here]]
+
+
+@pytest_asyncio.fixture
+async def serve(request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
+    """``await serve(handler)``; with the mark ``clients`` once for each client."""
+    async with AsyncExitStack() as stack:
+        net = await stack.enter_async_context(Net())
+
+        async def start(handler: Handler) -> Here:
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", handler)
+            runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return Here(net, request.param, f"http://127.0.0.1:{runner.addresses[0][1]}/")
+
+        yield start
+
+
+clients = pytest.mark.parametrize("serve", CLIENTS, indirect=True)
+
+
+def answers(body: bytes, **headers: str) -> Handler:
+    async def handler(request: web.Request) -> web.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.Response(body=body, content_type="application/json", headers=named)
+
+    return handler
+
+
+def acts_out(kind: str) -> Handler:
+    """A body of the sandbox's."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await STREAMS[kind](request, web.Response(content_type="application/json"), Fault(kind))
+
+    return handler
+
+
+@clients
+@pytest.mark.parametrize("kind", ["huge", "endless-body", "gzip-bomb"])
+async def test_a_body_without_measure_is_cut_and_takes_no_memory(
+    serve: Serve, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 2**20
+    monkeypatch.setattr("syncd.net.BODY_LIMIT", limit)
+    here = await serve(acts_out(kind))
+    if kind == "gzip-bomb":
+        with pytest.raises(Transient):
+            await here.ask()  # the server has made it once: that is not ours to measure
+    tracemalloc.start()
+    try:
+        with pytest.raises(Transient, match="more than 1 MiB was cut off"):
+            await here.ask()
+        assert tracemalloc.get_traced_memory()[1] < 3 * limit
+    finally:
+        tracemalloc.stop()
+
+
+@clients
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b'{"ok": true}')),
+        ("x-gzip", gzip.compress(b'{"ok": ') + gzip.compress(b"true}")),
+        ("gzip", gzip.compress(b'{"ok": true}') + b"\0" * 100),
+        ("deflate", zlib.compress(b'{"ok": true}')),
+        ("identity", b'{"ok": true}'),
+    ],
+    ids=["gzip", "two in a row", "with a tail", "deflate", "identity"],
+)
+async def test_packed_bodies_are_unpacked(serve: Serve, encoding: str, body: bytes) -> None:
+    here = await serve(answers(body, Content_Encoding=encoding))
+    assert await here.ask() == {"ok": True}
+
+
+@clients
+@pytest.mark.parametrize(
+    "body", [gzip.compress(b'{"ok": true}')[:-12], b'{"ok": true}', b"\x1f\x8b rubbish"], ids=["cut", "plain", "broken"]
+)
+async def test_what_cannot_be_unpacked_is_a_passing_fault(serve: Serve, body: bytes) -> None:
+    here = await serve(answers(body, Content_Encoding="gzip"))
+    with pytest.raises(Transient, match=r"unpacked|cut short"):
+        await here.ask()
+
+
+@clients
+@pytest.mark.parametrize("levels", [DEEPEST, 1_000, 100_000])
+async def test_an_answer_nested_too_deep_is_a_passing_fault(serve: Serve, levels: int) -> None:
+    here = await serve(answers(b'{"ok": true, "nested": ' + b"[" * levels + b"]" * levels + b"}"))
+    with pytest.raises(Transient, match="nested deeper than 200 levels"):
+        await here.ask()
+
+
+@clients
+async def test_the_deepest_answer_that_is_taken_can_be_walked_and_stored(serve: Serve) -> None:
+    from syncd.records import without
+    from syncd.store.pages import _json
+
+    levels = DEEPEST - 1
+    here = await serve(answers(b'{"ok": true, "nested": ' + b"[" * levels + b"]" * levels + b"}"))
+    taken = await here.ask()
+    assert _json({"raw": without(taken, frozenset({"x"}))}).count(b"[") == levels
+
+
+@clients
+async def test_no_redirect_is_followed(serve: Serve) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=302, headers={"Location": "https://elsewhere.example/"})
+
+    here = await serve(handler)
+    if here.client == "slack_sdk":
+        with pytest.raises(Misconfigured, match=r"redirected to elsewhere\.example"):
+            await here.ask()
+    else:
+        ask = here.net.ask if here.client == "httpx" else here.net.ask_aiohttp
+        assert (await ask("GET", here.base)).status == 302
+    assert len(asked) == 1
+
+
+@clients
+async def test_a_call_on_a_kept_connection_that_breaks_is_not_sent_twice(serve: Serve) -> None:
+    """A budget was drawn once for it."""
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if len(asked) > 1:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({"ok": True})
+
+    here = await serve(handler)
+    await here.ask()
+    with pytest.raises(Exception, match=r"(?i)disconnect|reset"):
+        await here.ask()
+    assert len(asked) == 2
+
+
+@clients
+async def test_calls_that_hang_delay_no_other(serve: Serve) -> None:
+    hanging, over = 0, asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal hanging
+        if request.path == "/hangs":
+            hanging += 1
+            await over.wait()
+        return web.json_response({"ok": True})
+
+    here = await serve(handler)
+    held = [asyncio.create_task(here.ask("hangs")) for _ in range(120)]
+    try:
+        async with asyncio.timeout(10):
+            while hanging < len(held):
+                await asyncio.sleep(0.01)
+        began = time.monotonic()
+        async with asyncio.timeout(10):
+            assert await here.ask("well") == {"ok": True}
+        assert time.monotonic() - began < 5
+    finally:
+        over.set()
+        await asyncio.gather(*held)
