@@ -13,9 +13,11 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from syncd.errors import LeaseLost, SealError, SourceError
+from syncd.live import Errand
 from syncd.logs import redact
+from syncd.memory import remembered
 from syncd.records import Conversation, Meeting, Message, Person, Transcript
-from syncd.runs import Errand, told
+from syncd.runs import told
 from syncd.tasks import all_of, to_its_end
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ class Audit:
         try:
             credentials = self._vault.open(connection.id, connection.sealed)
             link = self._engine.runs.link(plan, connection, credentials, lease=lease)
-            async with plan.source.connect(link) as api:
+            async with remembered(link, self._store), plan.source.connect(link) as api:
                 await self._streams(found, plan, api, link)
             # Whoever took the lease meanwhile may have written: then the differences are not the store's.
             await self._store.pages.renew(connection.id, lease)

@@ -15,8 +15,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from syncd.errors import LeaseLost, RateLimited, SealError, SourceError
+from syncd.live import Errand
+from syncd.memory import remembered
 from syncd.policy import BACKFILL, FAILED, INTERRUPTED, RUNNING, Draining, GaveWay, RunTimedOut
-from syncd.runs import Errand, told
+from syncd.runs import told
 from syncd.store import Counts
 from syncd.tasks import all_of, to_its_end
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from syncd.engine import Engine
     from syncd.http import Link
     from syncd.limits import Rate
-    from syncd.runs import Live
+    from syncd.live import Live
     from syncd.source import Estimate
     from syncd.store import Connection, Store
 
@@ -120,9 +122,9 @@ class Backfill:
                 link = self._engine.runs.link(plan, connection, credentials)
                 errand = Errand(streams=plan.source.backfill, back_to=self._back_to)
                 since = self._engine.runs.since(plan, connection, self._now(), errand)
-                async with plan.source.connect(link) as api:
+                async with remembered(link, self._store), plan.source.connect(link) as api:
                     part.estimate = await estimating(api, since)
-            part.least_s, part.doing = least_s(part.estimate.draws, plan.rates), "waits"
+            part.least_s, part.doing = least_s(part.estimate.draws, link.rates), "waits"
         except RateLimited as later:
             part.unknown = told(later, _secrets(link))  # it may be read all the same, when its time has come
         except Exception as error:  # noqa: BLE001 - one connection's trouble stops no other

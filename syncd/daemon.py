@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from contextlib import asynccontextmanager, suppress
@@ -17,12 +18,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from syncd import logs
 from syncd import settings as settings_module
+from syncd.clock import watch_clock
 from syncd.credentials import Vault
 from syncd.engine import Engine
 from syncd.errors import SealError, UsageError
-from syncd.http import Net
 from syncd.limits import Buckets
 from syncd.metrics import Metrics
+from syncd.net import Net
 from syncd.plan import Plan
 from syncd.settings import Settings, cron_trigger, shown_url
 from syncd.sources import SOURCES
@@ -38,6 +40,9 @@ log = structlog.get_logger(__name__)
 
 JOB_IDS = {name: f"sync_{name}_periodic" for name in SOURCES}
 _OWN_OPTIONS = {"enabled", "cron", "concurrency", "sweep_every", "sweep_lookback", "run_timeout", "patience", "limits"}
+_OWN_OPTIONS |= {"low_limits", "low_for", "oauth"}
+
+_OPEN_FILES = 65536  # more than four sources can ever use
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,8 @@ def plan(settings: Settings, name: str) -> Plan:
         patience_s=mine.patience.total_seconds(),
         options={key: getattr(mine, key) for key in type(mine).model_fields if key not in _OWN_OPTIONS},
         rates=mine.limits,
+        low_rates=getattr(mine, "low_limits", {}),
+        low_for_s=getattr(mine, "low_for", timedelta(0)).total_seconds(),
         next_turn=next_turn,
     )
 
@@ -128,9 +135,10 @@ async def open_parts(
             store=store,
             vault=vault,
             net=net,
-            buckets=Buckets(),
+            buckets=Buckets(reserve=store.budgets.reserve),
             metrics=metrics,
             now=now,
+            history=settings.history,
         )
         yield Parts(settings, store, vault, engine, metrics)
 
@@ -174,6 +182,7 @@ async def serve(settings: Settings, *, migrate: bool = False, ready: Callable[[s
 
     Raises UsageError when it cannot start.
     """
+    raise_open_files()
     async with open_parts(settings, migrate=migrate) as parts:
         await check_keys(parts)
         scheduler = make_scheduler(settings, parts.engine)
@@ -200,7 +209,10 @@ async def _until_signal(
         loop.add_signal_handler(number, stop.set)
     scheduler.start()
     web.ready = True
-    watchdog = asyncio.create_task(_feed_watchdog())
+    watches = [
+        asyncio.create_task(_feed_watchdog()),
+        asyncio.create_task(watch_clock(lambda: plan_anew(settings, parts, scheduler))),
+    ]
     notify_systemd("READY=1")
     log.info("daemon.started", jobs={job.id: job.next_run_time.isoformat() for job in scheduler.get_jobs()})
     ready()
@@ -212,7 +224,8 @@ async def _until_signal(
     scheduler.pause()
     await parts.engine.drain(settings.grace.total_seconds())
     scheduler.shutdown(wait=False)
-    watchdog.cancel()
+    for watch in watches:
+        watch.cancel()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.remove_signal_handler(number)
 
@@ -264,6 +277,22 @@ async def _catch_up(settings: Settings, parts: Parts) -> None:
                 parts.engine.start_cycle(name, turn)
         except (SQLAlchemyError, OSError) as error:
             log.warning("catch_up.failed", source=name, error=database_words(error))  # the next turn tries again
+
+
+async def plan_anew(settings: Settings, parts: Parts, scheduler: AsyncIOScheduler) -> None:
+    """The clock was set: the jobs' next turns were computed from what it said before."""
+    for job in scheduler.get_jobs():
+        job.reschedule(job.trigger)
+    await _catch_up(settings, parts)
+
+
+def raise_open_files() -> None:
+    """Allow ourselves as many open files as we may have: each run that waits for its vendor holds a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # then the limit stays what it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def notify_systemd(state: str) -> None:

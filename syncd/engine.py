@@ -6,35 +6,57 @@ import asyncio
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from syncd.errors import StoreFailed, Transient
+from syncd.live import Errand, Live
 from syncd.policy import INTERRUPTED
 from syncd.report import status_object
-from syncd.runs import Errand, Live, Runs, words
-from syncd.tasks import all_of, to_its_end
+from syncd.runs import Runs, words
+from syncd.slots import Slot, Slots
+from syncd.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from datetime import datetime
+    from collections.abc import Callable, Coroutine, Mapping
+    from datetime import datetime, timedelta
 
     from syncd.credentials import Vault
-    from syncd.http import Net
     from syncd.limits import Buckets
     from syncd.metrics import Metrics
+    from syncd.net import Net
     from syncd.plan import Plan
     from syncd.store import Connection, Store
 
 log = structlog.get_logger(__name__)
 
+_PRUNE_EVERY_S = 3600.0
+_PRUNE_BATCHES = 40  # at most so many a time: what a long-lived database has too much goes over some hours
+
+
+@dataclass(slots=True)
+class _Cycle:
+    """A cycle under way. ``which``: what `Connections.claim` may take.
+
+    ``probed``: it saw that the vendor is away. ``cut``: the database failed under one of its runs.
+    """
+
+    id: int
+    plan: Plan
+    which: Mapping[str, Any]
+    sweep: bool
+    probed: bool = False
+    cut: bool = False
+
 
 class Engine:
     """Runs cycles over the connections of a store.
 
-    ``now``: the process's clock (aware UTC).
+    ``now``: the process's clock (aware UTC). ``history``: how long the rows of cycles and runs are kept; None: always.
     """
 
     def __init__(
@@ -47,13 +69,17 @@ class Engine:
         buckets: Buckets,
         metrics: Metrics,
         now: Callable[[], datetime],
+        history: timedelta | None = None,
     ) -> None:
         self.plans = plans
+        self.slots = {name: Slots(plan.slots) for name, plan in plans.items()}
         self.runs = Runs(store=store, vault=vault, net=net, buckets=buckets, metrics=metrics, now=now)
         self._store, self._buckets, self._metrics, self._now = store, buckets, metrics, now
         self._me = uuid.uuid4().hex
-        self._cycles: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._claiming: set[str] = set()
         self._overrun: set[str] = set()
+        self._history, self._pruned_s = history, dict[str, float]()
 
     @property
     def live(self) -> Mapping[int, Live]:
@@ -67,24 +93,32 @@ class Engine:
     # ── cycles ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start_cycle(self, name: str, turn: datetime) -> None:
-        """What a cron job does: start a cycle as a task of ours, unless the last one still runs (said once)."""
-        running = self._cycles.get(name)
+        """What a cron job does: start a cycle as a task of ours, unless the last one still takes connections.
+
+        That is said once. One that only waits for its last runs holds nobody up: what else is due has its turn.
+        """
         if self.runs.draining:
             return
-        if running is not None and not running.done():
+        if name in self._claiming:
             if name not in self._overrun:
                 self._overrun.add(name)
                 log.warning("cycle.still_running", source=name, turn=turn.isoformat())
             return
         self._overrun.discard(name)
-        self._cycles[name] = asyncio.create_task(self._scheduled(name, turn), name=f"cycle {name}")
+        self._claiming.add(name)
+        task = asyncio.create_task(self._scheduled(name, turn), name=f"cycle {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _scheduled(self, name: str, turn: datetime) -> None:
+        claimed = partial(self._claiming.discard, name)
         try:
-            await self.cycle(name, trigger="schedule", turn=turn)
+            await self.cycle(name, trigger="schedule", turn=turn, claimed=claimed)
         except Exception as error:  # a cycle's edge: the next turn tries again
             passing = isinstance(error, SQLAlchemyError | OSError)
             log.error("cycle.failed", source=name, error=words(error), exc_info=None if passing else error)
+        finally:
+            claimed()
 
     async def cycle(
         self,
@@ -95,52 +129,115 @@ class Engine:
         workspace: str | None = None,
         only: int | None = None,
         sweep: bool = False,
+        claimed: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
         """One pass over the source's connections that are due now; answers its status object.
 
         ``turn``: the scheduled moment it is for; None: asked for by hand, then all active ones are taken, due or not.
-        ``workspace``, ``only``: of that workspace, that connection alone.
+        ``workspace``, ``only``: of that workspace, that connection alone. ``claimed``: called when it takes no more.
         Raises what the database raises when it cannot be reached.
         """
         plan, began = self.plans[name], time.monotonic()
-        which = {"due": None if turn is None else self._now(), "workspace": workspace, "only": only}
         active = await self._store.connections.count_active(name, workspace, only)
-        cycle_id = await self._store.cycles.begin(name, trigger, turn)
+        cycle_id = await self._store.cycles.begin(name, trigger, turn, held=self.runs.held)
+        which = {"due": None if turn is None else self._now(), "workspace": workspace, "only": only}
+        cycle = _Cycle(cycle_id, plan, which, sweep)
         with structlog.contextvars.bound_contextvars(source=name, cycle=cycle_id):
             log.debug("cycle.started", trigger=trigger, connections=active)
-            slots = [self._slot(plan, cycle_id, which, sweep=sweep) for _ in range(min(plan.slots, active))]
             try:
-                await all_of(slots)
+                if active:
+                    await self._run_due(cycle, claimed)
             except BaseException:
                 # Even a cut cycle tells what its runs did; what is lost with the database is told by the next cycle.
                 with suppress(SQLAlchemyError, OSError):
                     await to_its_end(self._store.cycles.finish(cycle_id, status=INTERRUPTED))
                 raise
-            end = "skipped" if not active else INTERRUPTED if self.runs.draining else "success"
+            end = "skipped" if not active else INTERRUPTED if self.runs.draining or cycle.cut else "success"
             ended = await self._store.cycles.finish(cycle_id, status=end)
             self._metrics.cycles.labels(name, end).inc()
             status = status_object(plan.source, ended, time.monotonic() - began)
             shown = {key: value for key, value in status.items() if key not in {"source", "failures"}}
             log.info("cycle.finished", **shown)
+            await self._prune(name)
         return status
 
-    async def _slot(self, plan: Plan, cycle_id: int, which: Mapping[str, Any], *, sweep: bool) -> None:
-        """Claim and run one connection after the other until none is due. ``which``: as `Connections.claim` takes."""
-        while not self.runs.draining:
-            lease = self.new_lease()
-            claiming = asyncio.ensure_future(self._store.connections.claim(plan.source.name, lease, cycle_id, **which))
-            errand = Errand(streams=plan.source.streams)
+    async def _run_due(self, cycle: _Cycle, claimed: Callable[[], None]) -> None:
+        """Run what is due, each in a task of its own; ends when all have ended. Raises what a claim raised."""
+        runs: set[asyncio.Task[None]] = set()
+        lost: Exception | None = None
+        try:
             try:
-                claimed = await asyncio.shield(claiming)
-            except asyncio.CancelledError as stopped:
-                # The claim may be in the database already: it is given back.
-                if claimed := await claiming:
-                    await self.runs.sync(plan, *claimed, lease, errand, stopped=stopped)
+                await self._claim_due(cycle, runs)
+            except Exception as error:  # noqa: BLE001 - what runs goes on to its end
+                lost = error
+            claimed()
+            if runs:
+                await asyncio.wait(runs)
+        except asyncio.CancelledError:
+            for run in runs:
+                run.cancel()
+            if runs:
+                await asyncio.wait(runs)
+            raise
+        for raised in [lost, *(run.exception() for run in runs if not run.cancelled())]:
+            if raised is not None:
+                raise raised
+
+    async def _claim_due(self, cycle: _Cycle, runs: set[asyncio.Task[None]]) -> None:
+        """Claim one connection after the other, as slots come free, until none is due; ``runs``: theirs.
+
+        While the vendor is unreachable there is one slot, and a run that could not reach it either is the cycle's last:
+        the rest stays due, without a failure, until the next turn. Else 1,000 connections would wait a minute each.
+        """
+        slots = self.slots[cycle.plan.source.name]
+        while not self.runs.draining:
+            slot = await slots.take()
+            try:
+                stays = self.runs.draining or (cycle.probed and slots.unreachable)
+                begun = None if stays else await self._claimed(cycle, slot)
+            except BaseException:
+                slot.release()
                 raise
-            if claimed is None:
+            if begun is None:
+                slot.release()
                 return
-            due_at = self._now() if sweep else self._sweep_due_at(plan, claimed[0], which["due"])
-            await self.runs.sync(plan, *claimed, lease, replace(errand, sweep_due_at=due_at))
+            runs.add(asyncio.create_task(begun))
+
+    async def _claimed(self, cycle: _Cycle, slot: Slot) -> Coroutine[Any, Any, None] | None:
+        """Claim the connection that is next; answers its run, None when none is due."""
+        plan, lease, claimed_s = cycle.plan, self.new_lease(), time.monotonic()
+        claiming = asyncio.ensure_future(
+            self._store.connections.claim(plan.source.name, lease, cycle.id, held=self.runs.held, **cycle.which)
+        )
+        errand = Errand(streams=plan.source.streams)
+        try:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError as stopped:
+            # The claim may be in the database already: it is given back.
+            if claimed := await claiming:
+                await self.runs.sync(plan, *claimed, lease, errand, stopped=stopped)
+            raise
+        if claimed is None:
+            return None
+        self.runs.held.add(claimed[0].id)
+        due_at = self._now() if cycle.sweep else self._sweep_due_at(plan, claimed[0], cycle.which["due"])
+        errand = replace(errand, sweep_due_at=due_at)
+        return self._run(cycle, slot, self.runs.sync(plan, *claimed, lease, errand, slot=slot, claimed_s=claimed_s))
+
+    async def _run(self, cycle: _Cycle, slot: Slot, syncing: Coroutine[Any, Any, tuple[Live, Any]]) -> None:
+        """A run to its end, and what it says of the vendor."""
+        slots = self.slots[cycle.plan.source.name]
+        probe = slots.unreachable
+        try:
+            live, error = await syncing
+            if error is None:
+                slot.answered()
+            elif isinstance(error, Transient):
+                slot.unanswered(live.connection.id)
+            cycle.cut |= isinstance(error, StoreFailed)
+            cycle.probed |= probe and slots.unreachable
+        finally:
+            slot.release()
 
     def _sweep_due_at(self, plan: Plan, connection: Connection, due: datetime | None) -> datetime | None:
         """On the schedule a sweep comes each ``sweep_every``, the first so long after the connection was added.
@@ -156,7 +253,7 @@ class Engine:
     async def drain(self, grace_s: float) -> None:
         """Stop at page boundaries; what is not there within ``grace_s`` is cut. Leases are free afterwards."""
         self.runs.draining = True
-        tasks = [task for task in self._cycles.values() if not task.done()]
+        tasks = set(self._tasks)
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=grace_s)
@@ -165,3 +262,22 @@ class Engine:
         if late:
             log.warning("drain.cut", cycles=len(late))
             await asyncio.wait(late, timeout=10)
+
+    async def _prune(self, name: str) -> None:
+        """Drop the source's rows of cycles and runs that are older than the history to keep, at most once an hour."""
+        last_s = self._pruned_s.get(name)
+        if self._history is None or (last_s is not None and time.monotonic() - last_s < _PRUNE_EVERY_S):
+            return
+        self._pruned_s[name] = time.monotonic()
+        try:
+            await self._store.budgets.prune(self._history)
+            pruned = 0
+            for _ in range(_PRUNE_BATCHES):
+                if self.runs.draining or not (batch := await self._store.cycles.prune(name, self._history)):
+                    break
+                pruned += batch
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("history.not_pruned", error=words(error))
+        else:
+            if pruned:
+                log.info("history.pruned", rows=pruned)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from syncd.errors import AuthError, LeaseLost, Misconfigured, RateLimited, SealError, SourceError
+from syncd.errors import AuthError, LeaseLost, Misconfigured, RateLimited, SealError, SourceError, StoreFailed
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,6 +58,8 @@ def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, fa
             return Verdict(SUCCEEDED, OK, next_turn, 0)
         case Draining() | LeaseLost():
             return Verdict(INTERRUPTED, OK, now, failures)
+        case StoreFailed():
+            return Verdict(INTERRUPTED, OK, next_turn, failures)  # the operator's trouble as well
         case RunTimedOut() | GaveWay():
             return Verdict(DEFERRED, OK, next_turn, 0)
         case RateLimited(retry_after_s=None):
@@ -96,6 +98,8 @@ def kind_of(error: BaseException) -> str:
             return "lease_lost"
         case SealError():
             return "sealed"
+        case StoreFailed():
+            return "database"
         case RunTimedOut():
             return "run_timeout"
         case GaveWay():

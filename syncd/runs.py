@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import aclosing, nullcontext, suppress
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from syncd.errors import CursorExpired, LeaseLost, RateLimited, SealError, SourceError
+from syncd.errors import CursorExpired, LeaseLost, RateLimited, SealError, SourceError, StoreFailed, Transient
 from syncd.http import Link
+from syncd.live import Live
 from syncd.logs import redact
+from syncd.memory import learn, tell
+from syncd.passes import progress_after, under_way_since
 from syncd.plan import budget
-from syncd.policy import FAILED, Draining, GaveWay, RunTimedOut, judge, kind_of
+from syncd.policy import DEFERRED, FAILED, Draining, GaveWay, RunTimedOut, judge, kind_of
+from syncd.renewal import Renewal
 from syncd.source import Since
-from syncd.store import Counts, Ended
-from syncd.store.database import database_words
+from syncd.store import Ended
+from syncd.store.database import database_words, is_outage
 from syncd.tasks import to_its_end
 
 if TYPE_CHECKING:
@@ -28,10 +33,14 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from syncd.credentials import Vault
-    from syncd.http import Net
     from syncd.limits import Buckets
+    from syncd.live import Errand
     from syncd.metrics import Metrics
+    from syncd.net import Net
     from syncd.plan import Plan
+    from syncd.policy import Verdict
+    from syncd.renewal import Unsaved
+    from syncd.slots import Slot
     from syncd.source import Page, Stream
     from syncd.store import Connection, Store
 
@@ -41,43 +50,11 @@ _OVERTIME_S = 180.0  # past its time limit a run is cut even in mid-page: one ca
 _ALL_DUE = 1_000_000  # a backfill asks for all that it announced, not for a cycle's share
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
-    """What a run is to read: a cycle's window, a sweep, or older history.
-
-    ``sweep_due_at``: since when the sweep is due; None = no sweep. ``back_to``: of a backfill, how far back; it leaves
-    the connection's turn, failures and last success as they are. ``yields_at``: then it gives way at a page boundary.
-    """
-
-    streams: tuple[Stream, ...]
-    sweep_due_at: datetime | None = None
-    back_to: datetime | None = None
-    yields_at: datetime | None = None
-
-    @property
-    def regular(self) -> bool:
-        return self.back_to is None
-
-
-@dataclass(slots=True)
-class Live:
-    """A run under way, for those who watch. ``reached``: how far back a backfill has read."""
-
-    connection: Connection
-    started_at: datetime
-    stream: str = ""
-    records: int = 0
-    counts: Counts = field(default_factory=Counts)
-    link: Link | None = None
-    reached: datetime | None = None
-
-    @property
-    def calls(self) -> int:
-        return self.link.calls if self.link else 0
-
-
 class Runs:
-    """Runs one connection at a time for whoever claimed it. ``live``: run id → the run under way."""
+    """Runs one connection at a time for whoever claimed it. ``live``: run id → the run under way.
+
+    ``held``: the connections that are run here, each until its end is stored.
+    """
 
     def __init__(
         self,
@@ -90,7 +67,9 @@ class Runs:
         now: Callable[[], datetime],
     ) -> None:
         self.live: dict[int, Live] = {}
+        self.held: set[int] = set()
         self.draining = False
+        self._unsaved: Unsaved = {}
         self._store, self._vault, self._net, self._buckets = store, vault, net, buckets
         self._metrics, self._now = metrics, now
 
@@ -103,12 +82,19 @@ class Runs:
         errand: Errand,
         *,
         stopped: asyncio.CancelledError | None = None,
+        slot: Slot | None = None,
+        claimed_s: float | None = None,
     ) -> tuple[Live, BaseException | None]:
         """One connection's run: whatever goes wrong with it ends here, as a row, and is answered with what it did.
 
-        ``stopped``: we were cut before it began; it only ends. Raises CancelledError when it was cut.
+        ``stopped``: we were cut before it began; it only ends. ``slot``: its place, lent while it waits.
+        ``claimed_s``: since when the lease is ours, of the monotonic clock; None: now. Raises CancelledError when it
+        was cut.
         """
-        live = self.live[run_id] = Live(connection, self._now())
+        claimed_s = time.monotonic() if claimed_s is None else claimed_s
+        live = Live(connection, self._now(), claimed_s + self._store.lease.total_seconds(), slot)
+        self.live[run_id] = live
+        self.held.add(connection.id)
         gauge = self._metrics.running.labels(plan.source.name)
         gauge.inc()
         error: BaseException | None = None
@@ -130,21 +116,30 @@ class Runs:
                 await to_its_end(self._finish(plan, live, run_id, lease, error, errand))
             except asyncio.CancelledError as cut:
                 stopped = cut
+            finally:
+                self.held.discard(connection.id)
         if stopped is not None:
             raise stopped
         return live, error
 
     async def _pulled(self, plan: Plan, live: Live, run_id: int, lease: str, errand: Errand) -> Exception | None:
         """Read all there is within the time limit; answers what went wrong."""
-        keeper = asyncio.create_task(self.keep_lease(live.connection.id, lease))
+        limit = asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S)
+
+        def lost() -> None:
+            live.lost = True
+            if not limit.expired():
+                limit.reschedule(0)  # now: each further call would be made beside the new owner's
+
+        keeper = asyncio.create_task(self.keep_lease(live.connection.id, lease, live=live, lost=lost))
         try:
-            async with asyncio.timeout(plan.run_timeout.total_seconds() + _OVERTIME_S) as limit:
+            async with limit:
                 await self._pull(plan, live, run_id, lease, errand)
-        except TimeoutError as raised:
-            late = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
-            return late if limit.expired() else raised
         except Exception as raised:  # noqa: BLE001 - the one broad except: one workspace never stops another
-            return raised
+            if isinstance(raised, TimeoutError) and limit.expired():
+                late = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
+                return LeaseLost() if live.lost else late
+            return StoreFailed(words(raised)) if is_outage(raised) else raised
         finally:
             keeper.cancel()
         return None
@@ -155,7 +150,8 @@ class Runs:
         credentials = self._vault.open(connection.id, connection.sealed)
         if not errand.regular:
             plan = replace(plan, options={**plan.options, "max_new_per_run": _ALL_DUE})
-        link = live.link = self.link(plan, connection, credentials, lease=lease)
+        link = live.link = self.link(plan, connection, credentials, lease=lease, live=live)
+        await learn(link, self._store)
         since = self.since(plan, connection, live.started_at, errand)
         ends = time.monotonic() + plan.run_timeout.total_seconds()
         async with plan.source.connect(link) as api:
@@ -165,10 +161,12 @@ class Runs:
                     pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
                 except CursorExpired:
                     log.info("cursor.expired", stream=stream.name)
-                    await self._store.pages.forget_cursors(connection.id, stream.name, lease)
+                    with live.renewing(self._store.lease):
+                        await self._store.pages.forget_cursors(connection.id, stream.name, lease)
                     pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
                 while pages and stream.completes and not errand.regular:
                     pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
+                live.whole |= bool(stream.parts)
 
     def since(self, plan: Plan, connection: Connection, now: datetime, errand: Errand) -> Since:
         """Where the streams of a run begin, less what each finds of its own."""
@@ -182,6 +180,7 @@ class Runs:
             sweep_due_at=errand.sweep_due_at,
             held=self._store.looks.of(connection.id),
             began=connection.created_at,
+            pass_began=under_way_since(connection.progress, now) if errand.regular else None,
             back_to=errand.back_to,
         )
 
@@ -221,18 +220,20 @@ class Runs:
 
     async def _checkpoint(self, plan: Plan, live: Live, stream: Stream, page: Page, run_id: int, lease: str) -> None:
         counted = 0 if stream.completes else sum(type(record) is plan.source.counts for record in page.records)
-        counts = await self._store.pages.checkpoint(
-            page,
-            connection_id=live.connection.id,
-            stream=stream.name,
-            lease=lease,
-            run_id=run_id,
-            records=counted,
-            calls=live.calls,
-        )
+        with live.renewing(self._store.lease):
+            counts = await self._store.pages.checkpoint(
+                page,
+                connection_id=live.connection.id,
+                stream=stream.name,
+                lease=lease,
+                run_id=run_id,
+                records=counted,
+                calls=live.calls,
+            )
         live.records += counted
         live.counts += counts
         live.reached = page.reached or live.reached
+        live.parts = (page.parts if stream.parts else None) or live.parts
         for change, rows in (("added", counts.added), ("changed", counts.changed), ("deleted", counts.deleted)):
             self._metrics.records.labels(plan.source.name, change).inc(rows)
         log.debug(
@@ -250,6 +251,15 @@ class Runs:
         verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=connection.failures)
         if isinstance(error, RateLimited) and error.ours and not errand.regular:
             verdict = replace(verdict, limited_until=None)  # used up is the backfill's half, not the regular cycles'
+        progress = progress_after(
+            connection.progress,
+            live.parts,
+            whole=live.whole,
+            deferred=verdict.run_status == DEFERRED,
+            timed_out=isinstance(error, RunTimedOut),
+            began=live.started_at,
+            again=_begins_again(plan, live, verdict, now),
+        )
         ended = Ended(
             verdict=verdict,
             error_kind=None if error is None else kind_of(error),
@@ -258,9 +268,14 @@ class Runs:
             calls=live.calls,
             swept=errand.sweep_due_at is not None,
             regular=errand.regular,
+            limited_by=(error.limit or None) if isinstance(error, RateLimited) else None,
+            progress=progress,
+            passed=live.whole and progress is not None,
         )
         self._metrics.runs.labels(plan.source.name, verdict.run_status).inc()
         try:
+            if live.link is not None:
+                await tell(live.link, self._store)  # before the next one can have the connection
             mine = await self._store.cycles.finish_run(run_id, connection, lease, ended)
         except Exception as lost:  # noqa: BLE001 - the run's edge as well
             # The run's row stays `running` and its lease runs out: whoever claims next tells it as interrupted.
@@ -268,7 +283,7 @@ class Runs:
             return
         if not mine:
             log.warning("lease.lost")
-        say = log.warning if verdict.run_status == FAILED else log.info
+        say = log.warning if verdict.run_status == FAILED or isinstance(error, StoreFailed) else log.info
         say(
             "run.finished",
             status=verdict.run_status,
@@ -282,29 +297,53 @@ class Runs:
         if error is not None and kind_of(error) == "internal" and not isinstance(error, SQLAlchemyError | OSError):
             log.error("run.defect", exc_info=error)
 
-    async def keep_lease(self, connection_id: int, lease: str) -> None:
-        """Renew the lease while a stream reads long without a page; a lost one shows at the next checkpoint."""
+    async def keep_lease(
+        self, connection_id: int, lease: str, *, live: Live | None = None, lost: Callable[[], None] = lambda: None
+    ) -> None:
+        """Renew the lease while a stream reads long without a page. ``lost``: called when it is another's."""
         while True:
             await asyncio.sleep(self._store.lease.total_seconds() / 3)
-            with suppress(SQLAlchemyError, OSError, LeaseLost):
-                await self._store.pages.renew(connection_id, lease)
+            try:
+                with live.renewing(self._store.lease) if live else nullcontext():
+                    await self._store.pages.renew(connection_id, lease)
+            except LeaseLost:
+                return lost()
+            except (SQLAlchemyError, OSError) as error:
+                log.debug("lease.not_renewed", error=words(error))  # tried again as long as it is ours
 
     def link(
-        self, plan: Plan, connection: Connection, credentials: Mapping[str, Any], *, lease: str | None = None
+        self,
+        plan: Plan,
+        connection: Connection,
+        credentials: Mapping[str, Any],
+        *,
+        lease: str | None = None,
+        live: Live | None = None,
     ) -> Link:
-        """The connection's way out, with the budget of its credential. ``lease``: of the run that it is for."""
-        held = str(connection.sealed)
+        """The connection's way out, with the budget of its credential. ``lease``, ``live``: of the run it is for."""
+        renewal = Renewal(
+            self._store, self._vault, connection, lease=lease, patience_s=plan.patience_s, unsaved=self._unsaved
+        )
 
-        async def save(renewed: Mapping[str, Any]) -> None:
-            nonlocal held
-            sealed = self._vault.seal(connection.id, renewed)
-            await self._store.connections.save_credentials(connection.id, sealed, lease=lease, instead_of=held)
-            held = sealed
+        def owned() -> None:
+            if live:
+                live.owned()
+            renewal.ours()
+
+        async def waits(limit: str, seconds: float) -> None:
+            if lease is None or not limit:
+                return  # what is over is over by its time, without a word
+            with suppress(SQLAlchemyError, OSError):  # only for those who watch
+                until = self._now() + timedelta(seconds=seconds)
+                await self._store.connections.waits(connection.id, lease, limit, until)
 
         def called(method: str, outcome: str, seconds: float) -> None:
             self._metrics.calls.labels(plan.source.name, method, outcome).inc()
             self._metrics.call_seconds.labels(plan.source.name).observe(seconds)
+            if live and live.slot and outcome != Transient.kind:
+                live.slot.answered()
 
+        rates, low_rates = plan.limits(connection.settings)
         return Link(
             source=plan.source.name,
             credential=budget(plan.source, connection.id, credentials),
@@ -314,17 +353,30 @@ class Runs:
             credentials=credentials,
             settings=connection.settings,
             options=plan.options,
-            rates=plan.rates,
-            save=save,
+            rates=rates,
+            low_rates=low_rates,
+            low_for_s=plan.low_for_s,
+            save=renewal.save,
+            alone=renewal.alone,
             patience_s=plan.patience_s,
             now=self._now,
             on_call=called,
+            slot=live.slot if live else None,
+            owned=owned,
+            on_wait=waits,
         )
+
+
+def _begins_again(plan: Plan, live: Live, verdict: Verdict, now: datetime) -> datetime:
+    """When the connection's next run begins: at the first turn at which it is due. A run by hand counts as a turn's."""
+    turn = plan.next_turn(now)
+    gap = plan.next_turn(turn) - turn
+    return max(turn if verdict.next_sync_at <= turn else plan.next_turn(verdict.next_sync_at), live.started_at + gap)
 
 
 def words(error: BaseException) -> str:
     """An error in words that are safe to store. A defect's own text may hold anything: it gives its place instead."""
-    if isinstance(error, SourceError | SealError | Draining | RunTimedOut | GaveWay):
+    if isinstance(error, SourceError | SealError | StoreFailed | Draining | RunTimedOut | GaveWay):
         return str(error)
     if isinstance(error, LeaseLost):
         return "the lease ran out and another daemon took over"

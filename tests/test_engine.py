@@ -332,7 +332,7 @@ async def test_after_an_interruption_the_connection_is_due_at_once(store: Store,
     assert connection.next_sync_at == clock()
 
 
-async def test_a_cycle_that_still_runs_is_not_started_twice_and_says_so_once(
+async def test_a_cycle_that_still_claims_is_not_started_twice_and_says_so_once(
     store: Store, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from syncd import logs
@@ -345,8 +345,8 @@ async def test_a_cycle_that_still_runs_is_not_started_twice_and_says_so_once(
         await more.wait()
         yield Page()
 
-    bench = Bench(store, source(read), clock)
-    await bench.connect("acme")
+    bench = Bench(store, source(read), clock, slots=1)
+    await bench.connect("a", "b")
     bench.engine.start_cycle("slack", clock())
     await reading.wait()
     for _ in range(3):

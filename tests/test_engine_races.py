@@ -59,7 +59,7 @@ async def test_new_credentials_during_a_run_that_ends_in_an_auth_error_stay_ok(s
 async def test_a_refresh_does_not_bring_removed_credentials_back(store: Store) -> None:
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
         yield Page(records=[message("1")])
-        await store.connections.remove(1, purge=False)
+        await store.connections.remove(1)
         await link.save({"token": "renewed"})
 
     bench = Bench(store, source(read))
@@ -74,7 +74,7 @@ async def test_a_refresh_during_a_rotation_is_kept(store: Store) -> None:
 
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
         yield Page(records=[message("1")])
-        await store.connections.reseal(Vault([new, old]).reseal)
+        await store.seals.rotate(Vault([new, old]).reseal)
         await link.save({"token": "renewed"})
 
     bench = Bench(store, source(read))
@@ -258,3 +258,33 @@ async def test_a_wrong_key_is_the_operators_trouble_not_the_connections(store: S
     (connection,) = await bench.rows("connections")
     assert status["failures"][0]["kind"] == "sealed"
     assert (connection.status, connection.failures) == ("ok", 0)
+
+
+async def test_a_run_that_takes_longer_than_a_turn_does_not_keep_the_others_from_theirs(
+    store: Store, clock: Clock
+) -> None:
+    reading, more = asyncio.Event(), asyncio.Event()
+    read_again = asyncio.Event()
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        if link.credentials["token"] == "t-slow":
+            reading.set()
+            await more.wait()
+        elif since.cursors:
+            read_again.set()
+        yield Page(cursor="read")
+
+    bench = Bench(store, source(read), clock)
+    await bench.connect("other", "slow")
+    bench.engine.start_cycle("slack", clock())
+    await reading.wait()
+    async with asyncio.timeout(10):
+        while bench.engine._claiming or bench.engine.runs.held != {2}:
+            await asyncio.sleep(0.001)
+    clock.advance(minutes=15)
+    bench.engine.start_cycle("slack", clock())
+    async with asyncio.timeout(10):
+        await read_again.wait()
+    more.set()
+    await bench.engine.drain(10)
+    assert [run.connection_id for run in await bench.rows("runs")] == [1, 2, 1]

@@ -95,7 +95,7 @@ def test_half_a_rate_leaves_as_much_in_every_window(whole: str, half: str) -> No
 
 
 async def test_our_own_budget_is_told_from_the_vendors_word() -> None:
-    buckets, rates = Buckets(clock=lambda: 0.0), {"calls": Rate(1, 60.0)}
+    buckets, rates = Buckets(clock=lambda: 0.0), {"calls": Rate(1, 3600.0)}
     await buckets.acquire("one", {"calls": 1}, rates, 0.0)
     with pytest.raises(RateLimited) as used_up:
         await buckets.acquire("one", {"calls": 1}, rates, 0.0)

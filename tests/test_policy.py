@@ -6,8 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from syncd.errors import AuthError, CursorExpired, LeaseLost, Misconfigured, RateLimited, Rejected, SealError, Transient
-from syncd.policy import Draining, RunTimedOut, Verdict, backlog_gap, judge, retry_gap
+from syncd.errors import (
+    AuthError,
+    CursorExpired,
+    LeaseLost,
+    Misconfigured,
+    RateLimited,
+    Rejected,
+    SealError,
+    StoreFailed,
+    Transient,
+)
+from syncd.policy import Draining, RunTimedOut, Verdict, backlog_gap, judge, kind_of, retry_gap
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 TURN = NOW + timedelta(minutes=15)
@@ -36,11 +46,16 @@ def verdict(error: BaseException | None, failures: int = 2) -> Verdict:
         (RunTimedOut(), Verdict("deferred", "ok", TURN, 0)),
         (Draining(), Verdict("interrupted", "ok", NOW, 2)),
         (LeaseLost(), Verdict("interrupted", "ok", NOW, 2)),
+        (StoreFailed("x"), Verdict("interrupted", "ok", TURN, 2)),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, Verdict) else "",
 )
 def test_what_follows_from_what_happened(error: BaseException | None, expected: Verdict) -> None:
     assert verdict(error) == expected
+
+
+def test_the_databases_failure_has_its_own_kind() -> None:
+    assert kind_of(StoreFailed("database: locked")) == "database"
 
 
 def test_retries_start_at_a_quarter_of_an_hour_and_double_to_six_hours() -> None:

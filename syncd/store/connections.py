@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 
-from syncd.errors import LeaseLost, UsageError
+from syncd.errors import OtherAccount, UsageError
 from syncd.policy import INTERRUPTED, OK, RUNNING
-from syncd.tables import OF_KIND, backlog, connections, cursors, runs, watches
+from syncd.store.clock import unowned
+from syncd.tables import backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Row
@@ -46,8 +47,10 @@ class Connection:
     last_error_at: datetime | None
     last_sweep_at: datetime | None
     limited_until: datetime | None
+    progress: Mapping[str, Any] | None
     status_since: datetime | None
     created_at: datetime
+    identity: str | None
 
     @property
     def unread(self) -> str | None:
@@ -65,7 +68,10 @@ class Connection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One connection to add or update. ``credentials``/``is_active`` None: leave as they are (active when new)."""
+    """One connection to add or update. ``credentials``/``is_active`` None: leave as they are (active when new).
+
+    ``identity``: whose account the credentials open, as `source.Owner` has it; None: nobody asked.
+    """
 
     workspace_id: str
     source: str
@@ -73,6 +79,7 @@ class Line:
     settings: Mapping[str, Any] | None = None
     credentials: Mapping[str, Any] | None = field(default=None, repr=False)
     is_active: bool | None = None
+    identity: str | None = None
 
 
 _COLUMNS = [
@@ -99,11 +106,14 @@ class Connections:
         self._now = now
         self._lease = lease
 
-    async def put(self, lines: Sequence[Line], seal: Callable[[int, Mapping[str, Any]], str]) -> tuple[int, int]:
+    async def put(
+        self, lines: Sequence[Line], seal: Callable[[int, Mapping[str, Any]], str], *, force: bool = False
+    ) -> tuple[int, int]:
         """Add or update all of ``lines`` or none; answers (added, updated).
 
         ``seal(connection id, credentials)`` encrypts. New credentials or settings put a connection that waits for a
-        person back to ``ok`` and make it due at once; they never end a pause.
+        person back to ``ok`` and make it due at once; they never end a pause. Raises `OtherAccount` where they are of
+        another account than the one stored; with ``force`` that one is read from its start, as if it were new.
         """
         added = updated = 0
         async with self._database.write() as session:
@@ -116,7 +126,7 @@ class Connections:
                     added += 1
                 else:
                     connection_id = found.id
-                    await self._update(session, found, line)
+                    await self._update(session, found, line, force=force)
                     updated += 1
                 if line.credentials is not None:
                     await session.execute(_set(connection_id, credentials=seal(connection_id, line.credentials)))
@@ -133,6 +143,7 @@ class Connections:
                 is_active=line.is_active is not False,
                 status=OK,
                 settings=dict(line.settings or {}),
+                identity=line.identity or None,
                 failures=0,
                 next_sync_at=now,
                 status_since=now,
@@ -143,8 +154,13 @@ class Connections:
         )
         return int(made.scalar_one())
 
-    async def _update(self, session: AsyncSession, found: Row[Any], line: Line) -> None:
+    async def _update(self, session: AsyncSession, found: Row[Any], line: Line, *, force: bool) -> None:
         values: dict[str, Any] = {"updated_at": self._now()}
+        if is_other(found.identity, line.identity):
+            if not force:
+                refuse_other(line, found.identity)
+            for table in (cursors, backlog, watches):  # they point into the other account
+                await session.execute(delete(table).where(table.c.connection_id == found.id))
         if line.settings is not None:
             values["settings"] = dict(line.settings)
         if line.is_active is not None:
@@ -152,9 +168,10 @@ class Connections:
         if line.settings is not None or line.credentials is not None:
             values |= {"status": OK, "failures": 0, "next_sync_at": self._now(), "status_since": self._now()}
             # A run under way read the old ones: it loses its right to write, and to say how it ended.
-            values |= {"lease": None, "leased_until": None}
+            values |= {"lease": None, "leased_until": None, "progress": None}
         if line.credentials is not None:
-            values["limited_until"] = None  # the limit was the old credentials'
+            values |= {"limited_until": None, "limited_by": None}  # the limit was the old credentials'
+            values["identity"] = line.identity or None
             if found.credentials is None and line.is_active is None:
                 values["is_active"] = True  # it was removed, not paused
         await session.execute(_set(found.id, **values))
@@ -186,33 +203,20 @@ class Connections:
             )
             return result.one_or_none() is not None
 
-    async def remove(self, connection_id: int, *, purge: bool) -> bool:
+    async def remove(self, connection_id: int) -> bool:
         """Take a connection out; False when there is none.
 
-        Without ``purge`` its records stay readable: credentials, cursors, backlog and watches go, the row stays as
-        inactive.
-        With it everything of the connection goes, in one transaction.
+        Its records stay readable: credentials, cursors, backlog and watches go, the row stays as inactive.
         """
+        # The lease goes too: a run under way loses its right to write. First, or a page of its could follow the rest.
+        gone = _set(
+            connection_id, is_active=False, credentials=None, lease=None, leased_until=None, updated_at=self._now()
+        )
         async with self._database.write() as session:
-            found = await session.execute(select(connections.c.id).where(connections.c.id == connection_id))
-            if found.one_or_none() is None:
+            if (await session.execute(gone.returning(connections.c.id))).one_or_none() is None:
                 return False
-            for table in (cursors, backlog, watches, *((runs, *OF_KIND.values()) if purge else ())):
+            for table in (cursors, backlog, watches):
                 await session.execute(delete(table).where(table.c.connection_id == connection_id))
-            if purge:
-                await session.execute(delete(connections).where(connections.c.id == connection_id))
-            else:
-                # The lease goes too: a run under way loses its right to write at its next page.
-                await session.execute(
-                    _set(
-                        connection_id,
-                        is_active=False,
-                        credentials=None,
-                        lease=None,
-                        leased_until=None,
-                        updated_at=self._now(),
-                    )
-                )
             return True
 
     async def claim(
@@ -224,17 +228,19 @@ class Connections:
         due: datetime | None,
         workspace: str | None = None,
         only: int | None = None,
+        held: Collection[int] = (),
     ) -> tuple[Connection, int] | None:
         """Take the connection that waits longest and begin its run: (connection, run id), None when there is none.
 
         ``due``: only those whose turn has come by then; None: every active one. ``workspace``, ``only``: of that
-        workspace, that connection alone. A connection is run once in a cycle.
+        workspace, that connection alone. ``held``: those that run in this process are no one else's to take, though
+        their leases look like it after the clock was set. A connection is run once in a cycle.
         One whose vendor said later is left alone until then either way. A run that a dead daemon left as running is
         told as interrupted.
         """
         now = self._now()
         tried = exists().where(runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id)
-        free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
+        free = unowned(now, self._lease, held)
         allowed = or_(connections.c.limited_until.is_(None), connections.c.limited_until <= now)
         query = select(connections.c.id).where(_of(source, workspace, only), free, allowed, ~tried)
         if due is not None:
@@ -268,8 +274,8 @@ class Connections:
     async def hold(self, connection_id: int, lease: str) -> Connection | None:
         """Take the lease of a connection without a run; None while somebody else has it, or when there is none."""
         now = self._now()
-        free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
-        taking = _set(connection_id, lease=lease, leased_until=now + self._lease).where(free).returning(*_COLUMNS)
+        taking = _set(connection_id, lease=lease, leased_until=now + self._lease).returning(*_COLUMNS)
+        taking = taking.where(unowned(now, self._lease))
         async with self._database.write() as session:
             row = (await session.execute(taking)).one_or_none()
         return Connection(**row._mapping) if row else None
@@ -281,37 +287,25 @@ class Connections:
                 _set(connection_id, lease=None, leased_until=None).where(connections.c.lease == lease)
             )
 
-    async def save_credentials(self, connection_id: int, sealed: str, *, lease: str | None, instead_of: str) -> None:
-        """Store renewed credentials. Raises `LeaseLost` when they were replaced or erased meanwhile.
-
-        ``lease``: of the run that renewed them (new credentials or a removal take it away). Without one the stored text
-        must still be ``instead_of``.
-        """
-        saving = _set(connection_id, credentials=sealed, updated_at=self._now())
-        fence = connections.c.credentials == instead_of if lease is None else connections.c.lease == lease
+    async def waits(self, connection_id: int, lease: str, limit: str, until: datetime) -> None:
+        """Tell those who watch for which limit the run that holds ``lease`` waits, and until when."""
         async with self._database.write() as session:
-            if (await session.execute(saving.where(fence).returning(connections.c.id))).one_or_none() is None:
-                raise LeaseLost
+            waiting = _set(connection_id, limited_by=limit, limited_until=until)
+            await session.execute(waiting.where(connections.c.lease == lease))
 
-    async def reseal(self, reseal: Callable[[int, str], str], *, size: int = 100) -> int:
-        """Replace every sealed secret by ``reseal(connection id, sealed)``, in batches; answers how many."""
-        done, last = 0, 0
-        while True:
-            async with self._database.write() as session:
-                batch = (
-                    await session.execute(
-                        select(connections.c.id, connections.c.credentials)
-                        .where(connections.c.id > last, connections.c.credentials.is_not(None))
-                        .order_by(connections.c.id)
-                        .limit(size)
-                        .with_for_update()
-                    )
-                ).all()
-                for row in batch:
-                    await session.execute(_set(row.id, credentials=reseal(row.id, row.credentials)))
-            if not batch:
-                return done
-            done, last = done + len(batch), batch[-1].id
+
+def is_other(known: str | None, told: str | None) -> bool:
+    """Whether both identities name an account and have nothing in common."""
+    return bool(known and told) and set((known or "").split()).isdisjoint((told or "").split())
+
+
+def refuse_other(line: Line, known: str | None) -> None:
+    """Raises `OtherAccount` when a line's credentials are of another account than the known one."""
+    if is_other(known, line.identity):
+        raise OtherAccount(
+            f"{line.source} of {line.workspace_id}: these credentials are of another account than the one that is "
+            "connected; to read both, connect this one under an account name of its own"
+        )
 
 
 def end_dead_runs(which: ColumnElement[bool], now: datetime) -> Any:
@@ -325,7 +319,7 @@ def end_dead_runs(which: ColumnElement[bool], now: datetime) -> Any:
 
 def _same_key(line: Line) -> Any:
     return (
-        select(connections.c.id, connections.c.credentials)
+        select(connections.c.id, connections.c.credentials, connections.c.identity)
         .where(
             connections.c.source == line.source,
             connections.c.workspace_id == line.workspace_id,

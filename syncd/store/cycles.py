@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exists, func, or_, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from syncd.policy import DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
+from syncd.policy import BACKFILL, DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
+from syncd.store.clock import ahead, set_back, unowned
 from syncd.store.connections import end_dead_runs
 from syncd.store.database import clean
 from syncd.tables import connections, cycles, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime, timedelta
+
+    from sqlalchemy import Select
 
     from syncd.policy import Verdict
     from syncd.store.connections import Connection
@@ -27,6 +30,8 @@ class Ended:
     """How a run ended, for `Cycles.finish_run`. ``error``/``hint``: words for a person, empty when all went well.
 
     ``regular``: False for a backfill, which says nothing of the connection's turns, nor of their success.
+    ``limited_by``: the limit that the vendor's word, or our own count, was about. ``progress``: of the pass.
+    ``passed``: the run brought a pass of several runs to its end, whatever came after that.
     """
 
     verdict: Verdict
@@ -36,6 +41,9 @@ class Ended:
     calls: int = 0
     swept: bool = False
     regular: bool = True
+    limited_by: str | None = None
+    progress: Mapping[str, Any] | None = None
+    passed: bool = False
 
 
 class Cycles:
@@ -44,24 +52,29 @@ class Cycles:
         self._now = now
         self._lease = lease
 
-    async def begin(self, source: str, trigger: str, turn: datetime | None) -> int:
+    async def begin(self, source: str, trigger: str, turn: datetime | None, *, held: Collection[int] = ()) -> int:
         """The cycle of this turn, made or joined (another daemon's cron fired for the same turn); answers its id.
 
-        What a dead daemon left as running, runs and cycles, is told as interrupted.
+        What a dead daemon left as running, runs and cycles, is told as interrupted; ``held``: the connections that run
+        in this process. Where the clock was set back, what waits for a moment that it took back waits no longer, and a
+        turn that comes again has a cycle of its own.
         """
         now = self._now()
         dialect = sqlite if self._database.is_sqlite else postgresql
         async with self._database.write() as session:
-            free = or_(connections.c.leased_until.is_(None), connections.c.leased_until < now)
-            unowned = select(connections.c.id).where(connections.c.source == source, free)
-            await session.execute(end_dead_runs(runs.c.connection_id.in_(unowned), now))
+            await set_back(session, source, now, ahead(now, self._lease))
+            free = unowned(now, self._lease, held)
+            dead_ones = select(connections.c.id).where(connections.c.source == source, free)
+            await session.execute(end_dead_runs(runs.c.connection_id.in_(dead_ones), now))
             alive = exists().where(runs.c.cycle_id == cycles.c.id, runs.c.status == RUNNING)
             dead = update(cycles).where(cycles.c.source == source, cycles.c.status == RUNNING, ~alive)
             if turn is not None:
                 dead = dead.where(cycles.c.turn.is_distinct_from(turn))
-            await session.execute(
-                dead.where(cycles.c.started_at < now - self._lease).values(status=INTERRUPTED, finished_at=now)
-            )
+                again = ~cycles.c.id.in_(_joined(source, turn))
+                taken_back = update(cycles).where(cycles.c.source == source, cycles.c.turn == turn, again)
+                await session.execute(taken_back.values(turn=None))
+            long_ago = or_(cycles.c.started_at < now - self._lease, cycles.c.started_at > ahead(now, self._lease))
+            await session.execute(dead.where(long_ago).values(status=INTERRUPTED, finished_at=now))
             made = await session.execute(
                 dialect.insert(cycles)
                 .values(source=source, trigger=trigger, turn=turn, status=RUNNING, started_at=now)
@@ -76,9 +89,35 @@ class Cycles:
 
     async def has(self, source: str, turn: datetime) -> bool:
         """Whether some daemon has started the cycle of this turn."""
-        query = select(cycles.c.id).where(cycles.c.source == source, cycles.c.turn == turn)
         async with self._database.read() as session:
-            return (await session.execute(query)).one_or_none() is not None
+            return (await session.execute(_joined(source, turn))).one_or_none() is not None
+
+    async def prune(self, source: str, history: timedelta, *, size: int = 500) -> int:
+        """Drop up to about ``size`` rows of the source's cycles that began longer ago than ``history``, and of their
+        runs, in one transaction; answers how many, 0 when there are no more.
+
+        A cycle goes after its runs, one with a run under way not at all, nor the last one, nor the last turn's.
+        """
+        mine = cycles.c.source == source
+        kept = [
+            select(func.max(cycles.c.id)).where(mine, which).scalar_subquery()
+            for which in (cycles.c.turn.is_not(None), cycles.c.trigger != BACKFILL)
+        ]
+        alive = exists().where(runs.c.cycle_id == cycles.c.id, runs.c.status == RUNNING)
+        old = select(cycles.c.id).where(
+            mine,
+            cycles.c.started_at < self._now() - history,
+            cycles.c.status != RUNNING,
+            ~alive,
+            *(cycles.c.id != func.coalesce(last, 0) for last in kept),
+        )
+        async with self._database.write() as session:
+            ids = (await session.execute(old.order_by(cycles.c.id).limit(size))).scalars().all()
+            of_them = select(runs.c.id).where(runs.c.cycle_id.in_(ids)).order_by(runs.c.cycle_id).limit(size)
+            gone = await session.execute(delete(runs).where(runs.c.id.in_(of_them)).returning(runs.c.id))
+            left = exists().where(runs.c.cycle_id == cycles.c.id)
+            empty = delete(cycles).where(cycles.c.id.in_(ids), ~left).returning(cycles.c.id)
+            return len(gone.all()) + len((await session.execute(empty)).all())
 
     async def finish_run(self, run_id: int, connection: Connection, lease: str, ended: Ended) -> bool:
         """Store a run's end and free the lease, in one transaction; False when the lease is no longer ours.
@@ -117,6 +156,7 @@ class Cycles:
             "leased_until": None,
             "status": verdict.connection_status,
             "limited_until": verdict.limited_until,
+            "limited_by": ended.limited_by if verdict.limited_until else None,
             "updated_at": now,
         }
         failing = (connection.failures > 0, verdict.failures > 0)
@@ -124,9 +164,13 @@ class Cycles:
             values["status_since"] = now
         if ended.regular:
             values |= {"failures": verdict.failures, "next_sync_at": verdict.next_sync_at}
+            if ended.progress != connection.progress:
+                values["progress"] = ended.progress
         if verdict.run_status == SUCCEEDED and ended.regular:
             values |= {"last_success_at": now, "last_error": None, "last_error_kind": None, "last_error_at": None}
             values |= {"last_sweep_at": now} if ended.swept else {}
+        elif verdict.run_status == DEFERRED and ended.passed:
+            values["last_success_at"] = now
         elif verdict.run_status == FAILED and (ended.regular or waits):
             words = f"{ended.error} - {ended.hint}" if ended.hint else ended.error
             values |= {
@@ -182,3 +226,12 @@ class Cycles:
             ]
         values |= {"status": status, "started_at": cycle.started_at, "finished_at": finished}
         return values
+
+
+def _joined(source: str, turn: datetime) -> Select[tuple[int]]:
+    """The cycle that this turn joins: its own, unless a later turn's came after that.
+
+    Then the clock was set back and the turn comes again; its old cycle must not be joined, in it all were run.
+    """
+    last = select(func.max(cycles.c.id)).where(cycles.c.source == source, cycles.c.turn.is_not(None))
+    return select(cycles.c.id).where(cycles.c.id == last.scalar_subquery(), cycles.c.turn == turn)

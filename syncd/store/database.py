@@ -17,7 +17,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _CLOSE_S = 5
 _COMMAND_S = 60  # a statement that takes longer than this has lost its server
+_IDLE_S = 30  # PostgreSQL ends who stays silent in mid-transaction: a frozen or cut-off process must not hold its locks
 _MIGRATION_LOCK = 0x73796E6364  # "syncd": PostgreSQL's advisory lock for daemons that migrate at the same moment
 
 
@@ -71,7 +73,10 @@ class Database:
             options["connect_args"] = {
                 "timeout": 10,
                 "command_timeout": _COMMAND_S,
-                "server_settings": {"application_name": "syncd"},
+                "server_settings": {
+                    "application_name": "syncd",
+                    "idle_in_transaction_session_timeout": f"{_IDLE_S}s",
+                },
             }
         self.engine = create_async_engine(self.url, **options)
         if self.is_sqlite:
@@ -105,6 +110,14 @@ class Database:
         sqlite3.connect(file).close()
         return await aiosqlite.connect(file, isolation_level=None, timeout=10)
 
+    async def forget_journal(self) -> None:
+        """Empty SQLite's write-ahead log, where what was erased can still be read, unless another process reads now."""
+        if self.is_sqlite:
+            async with self._writer, self.engine.connect() as connection:
+                raw = (await connection.get_raw_connection()).driver_connection
+                assert raw is not None  # noqa: S101 - it is connected
+                await raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     async def ping(self) -> None:
         """Raises what the database raises when it does not answer."""
         async with self.read() as session:
@@ -128,19 +141,19 @@ class Database:
             if before is not None and before not in {revision.revision for revision in script.walk_revisions()}:
                 raise SchemaError(f"the database has schema {before}, newer than this syncd knows: upgrade syncd")
             await connection.run_sync(_upgrade)
-            return before, _head(script)
+            return before, head()
 
     async def check_schema(self) -> None:
         """Raises `SchemaError` unless the schema is exactly the one this program writes."""
         async with self.engine.connect() as connection:
             found = await self._revision(connection)
-        head = _head(_script())
+        latest = head()
         if found is None:
             raise SchemaError("the database has no syncd schema yet: run `syncd migrate` (or `syncd serve --migrate`)")
-        if found != head:
+        if found != latest:
             known = found in {revision.revision for revision in _script().walk_revisions()}
             way_out = "run `syncd migrate`" if known else "upgrade syncd"
-            raise SchemaError(f"the database has schema {found}, this syncd writes {head}: {way_out}")
+            raise SchemaError(f"the database has schema {found}, this syncd writes {latest}: {way_out}")
 
     async def _revision(self, connection: AsyncConnection) -> str | None:
         return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
@@ -171,16 +184,31 @@ def _script() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def _head(script: ScriptDirectory) -> str:
-    head = script.get_current_head()
-    assert head is not None  # noqa: S101 - the migrations are shipped with the program
-    return head
+def head() -> str:
+    """The revision of the schema that this program writes."""
+    found = _script().get_current_head()
+    assert found is not None  # noqa: S101 - the migrations are shipped with the program
+    return found
 
 
 def _upgrade(connection: SyncConnection) -> None:
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the database is away, locked or full. False where it refuses what it was given, and for other errors.
+
+    PostgreSQL's classes of data, integrity and syntax errors are 22, 23 and 42; an argument that asyncpg cannot encode
+    is a ValueError.
+    """
+    if isinstance(error, DataError | IntegrityError | ProgrammingError):
+        return False
+    if isinstance(error, DBAPIError):
+        refused = str(getattr(error.orig, "sqlstate", None) or "")[:2] in {"22", "23", "42"}
+        return not refused and not isinstance(getattr(error.orig, "__cause__", None), ValueError)
+    return isinstance(error, OSError | PoolTimeout)
 
 
 def database_words(error: Exception) -> str:

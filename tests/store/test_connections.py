@@ -11,7 +11,7 @@ from syncd.credentials import Vault, generate_key
 from syncd.policy import judge
 from syncd.records import Message
 from syncd.source import Page
-from syncd.store import Database, Ended, Line, Store
+from syncd.store import Database, Ended, Line, Store, Which
 from syncd.tables import connections
 from tests.conftest import Clock
 
@@ -85,7 +85,7 @@ async def test_the_one_that_waits_longest_is_claimed_first(store: Store, clock: 
 
 async def test_removing_keeps_the_records_and_forgets_the_credentials(store: Store) -> None:
     await _with_a_message(store)
-    assert await store.connections.remove(1, purge=False)
+    assert await store.connections.remove(1)
     found = await row(store)
     assert (found.credentials, found.is_active) == (None, False)
     assert (await store.looks.counts())["messages"] == 1
@@ -93,32 +93,24 @@ async def test_removing_keeps_the_records_and_forgets_the_credentials(store: Sto
 
 async def test_a_removed_connection_can_be_added_again(store: Store) -> None:
     await store.connections.put([line()], VAULT.seal)
-    await store.connections.remove(1, purge=False)
+    await store.connections.remove(1)
     await store.connections.put([line()], VAULT.seal)
     found = await row(store)
     assert found.is_active
     assert found.credentials is not None
 
 
-async def test_purging_leaves_nothing(store: Store) -> None:
-    await _with_a_message(store)
-    assert await store.connections.remove(1, purge=True)
-    async with store.database.read() as session:
-        for table in ("connections", "cursors", "backlog", "runs", "messages"):
-            assert (await session.execute(text(f"SELECT COUNT(*) FROM {table}"))).scalar_one() == 0
-
-
 async def test_an_id_is_never_given_twice(store: Store) -> None:
     """A secret names the id it was sealed for: a new connection must not inherit it."""
     await store.connections.put([line()], VAULT.seal)
-    await store.connections.remove(1, purge=True)
+    await store.purges.purge(Which(only=1), by="me")
     await store.connections.put([line()], VAULT.seal)
     assert [one.id for one in await store.connections.all()] == [2]
 
 
 async def test_what_is_not_there_is_said(store: Store) -> None:
     assert not await store.connections.set_active(99, active=False)
-    assert not await store.connections.remove(99, purge=True)
+    assert not await store.connections.remove(99)
 
 
 async def _with_a_message(store: Store) -> None:

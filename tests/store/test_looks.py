@@ -87,7 +87,7 @@ async def test_a_watch_takes_its_new_time_and_goes_when_it_is_over(held: Held, c
 
 async def test_a_removed_connection_leaves_no_watch(held: Held) -> None:  # noqa: F811
     await held.put(Page(watches=[Watch("a", timedelta(0))]))
-    await held.store.connections.remove(held.connection_id, purge=False)
+    await held.store.connections.remove(held.connection_id)
     assert await held.store.looks.due_watches(held.connection_id, "messages") == []
 
 

@@ -1,0 +1,63 @@
+"""Which stored moments are believed, for the clock may have been set back: what was past then lies in the future."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, or_, select, update
+
+from syncd.tables import backlog, connections, watches
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from datetime import datetime
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+_AHEAD = timedelta(minutes=1)
+_PAST = ("updated_at", "created_at", "status_since", "last_success_at", "last_error_at", "last_sweep_at")
+
+
+def ahead(now: datetime, lease: timedelta) -> datetime:
+    """What was written as past, and lies beyond this, is of a time that the clock took back.
+
+    Clocks of several daemons agree to within the lease, or leases mean nothing; so much is no step.
+    """
+    return now + max(lease, _AHEAD)
+
+
+def unowned(now: datetime, lease: timedelta, held: Collection[int] = ()) -> ColumnElement[bool]:
+    """Connections without a valid lease. ``held``: those that run in this process, whatever the clock says of theirs.
+
+    No lease is longer than ``lease``: one that is was taken before the clock was set back.
+    """
+    until = connections.c.leased_until
+    free = or_(until.is_(None), until < now, until > ahead(now, lease) + lease)
+    return and_(free, connections.c.id.not_in(held)) if held else free
+
+
+async def set_back(session: AsyncSession, source: str, now: datetime, ahead: datetime) -> None:
+    """Make the source's connections due that were written beyond ``ahead``: their turns are of a time taken back.
+
+    What a vendor said is kept: it asked to wait for a span from a moment that is past, so after that span from now it
+    is over for certain. What waits in their backlogs and watches is tried at once.
+    """
+    past = [connections.c[name] for name in _PAST]
+    of_the_future = (
+        select(connections.c.id, connections.c.limited_until, *past)
+        .where(connections.c.source == source, or_(*(moment > ahead for moment in past)))
+        .with_for_update()
+    )
+    for row in (await session.execute(of_the_future)).all():
+        values: dict[str, Any] = {name: min(now, row._mapping[name]) for name in _PAST if row._mapping[name]}
+        if row.limited_until is not None:
+            values["limited_until"] = now + (row.limited_until - min(row.updated_at, row.limited_until))
+        await session.execute(update(connections).where(connections.c.id == row.id).values(next_sync_at=now, **values))
+        for waiting in (backlog, watches):
+            await session.execute(
+                update(waiting)
+                .where(waiting.c.connection_id == row.id, waiting.c.next_try_at > now)
+                .values(next_try_at=now)
+            )
