@@ -70,7 +70,8 @@ class Page:
     ``cursor``: where ``partition`` of this stream resumes; None leaves it as it was. ``forget``: partitions whose
     cursor is dropped. ``resolved``: external ids that leave this stream's backlog, ``unwatched``: its watches.
     ``notes``: what a person should hear once, such as a channel that is no longer visible; logged when the page is
-    stored. ``reached``: how far back a backfill has read, for its progress.
+    stored. ``reached``: how far back a backfill has read, for its progress. ``parts``: of a pass (see `Stream`) how
+    many parts are read once this page is stored, and how many there are.
     """
 
     records: Sequence[Record] = ()
@@ -84,6 +85,7 @@ class Page:
     forget: Sequence[str] = ()
     notes: Sequence[str] = ()
     reached: datetime | None = None
+    parts: tuple[int, int] | None = None
 
 
 class Held(Protocol):
@@ -116,9 +118,10 @@ class Since:
     (``cycle_lookback``), or on a sweep the wider ``sweep_lookback``. ``sweep_due_at``: since when this sweep is due; a
     partition that was swept since then is done, so that a sweep may take several runs. ``cursors``: partition →
     cursor of this stream. ``backlog``: this stream's due items, ``watched``: its due watches; the longest due first,
-    bounded in number. ``held``: what the store holds. ``began``: when the connection was added. ``back_to``: how far a
-    backfill reaches. ``sample``: in `Source.audit`, how many things are asked for one by one where no listing shows
-    them; None: all of them.
+    bounded in number. ``held``: what the store holds. ``began``: when the connection was added. ``pass_began``: the
+    start of the run that began a pass which no run since then has ended (see `Stream`); what was read since then is
+    not read again in this pass. ``back_to``: how far a backfill reaches. ``sample``: in `Source.audit`, how many
+    things are asked for one by one where no listing shows them; None: all of them.
     """
 
     now: datetime
@@ -132,6 +135,7 @@ class Since:
     backlog: Sequence[Waiting] = ()
     watched: Sequence[str] = ()
     began: datetime | None = None
+    pass_began: datetime | None = None
     back_to: datetime | None = None
     sample: int | None = None
 
@@ -149,13 +153,16 @@ class Stream:
     """One kind of thing a source yields, with its own cursors: ``read(api, since)`` is an async generator of pages.
 
     ``completes``: it completes what other streams have read; its records do not count as read once more, and a
-    backfill reads it until nothing of it is due. ``watches``: it wants to know its due watches.
+    backfill reads it until nothing of it is due. ``watches``: it wants to know its due watches. ``parts``: what its
+    partitions are called, where one pass over them all may take several runs; the streams after it are read once such
+    a pass is done.
     """
 
     name: str
     read: Callable[[Any, Since], AsyncIterator[Page]]
     completes: bool = False
     watches: bool = False
+    parts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +187,54 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose account it is that credentials open, as the vendor says.
+
+    ``identity``: what stays the same while the account does; of several, separated by blanks, one is enough to know it
+    again; empty where the vendor does not tell. ``account``: the name under which a person knows it, such as an
+    address; empty where the connection's own name must do.
+    """
+
+    identity: str
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting by which a person chooses what is read. ``listed(api)`` answers what there is, as (id, name)."""
+
+    setting: str
+    listed: Callable[[Any], Awaitable[Sequence[tuple[str, str]]]]
+    without: str  # what is read when nothing is chosen, in words
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a person's consent came back as. ``verifier``: of the PKCE challenge that went out, empty without one."""
+
+    code: str = field(repr=False)
+    redirect_uri: str
+    verifier: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuth:
+    """How a person signs in at the vendor with a browser.
+
+    ``scopes``: what is asked for, as the address has it; ``extra``: its further parameters. ``pkce``: the vendor takes
+    a challenge by S256. ``loopback``: it sends the browser back to http://127.0.0.1 too, not to https alone.
+    ``exchange(link, grant)``: the credentials that a code stands for, asked for once; the link's own credentials are
+    the app's ``client_id`` and ``client_secret``. Raises `SourceError`; `Rejected` when the code is no good.
+    """
+
+    scopes: str
+    exchange: Callable[[Link, Grant], Awaitable[dict[str, Any]]]
+    pkce: bool = False
+    loopback: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a backfill takes. ``draws``: units by limit, as in `Link.call`. ``items``: how many of what, in words."""
 
@@ -196,6 +251,9 @@ class Source:
     ``counts``: the kind of record that the status object's total counts, under the name ``total_name``.
     ``credentials``: the sets of members that suffice, any one of them. ``settings``: the keys a connection may have.
     ``check``: asks the vendor who we are and what we may read.
+
+    For connecting an account: ``owner(api)`` tells whose it is and raises `AuthError` where the credentials open
+    nothing; ``choice``, ``oauth``: what a person may choose, and how one signs in with a browser.
 
     ``backfill``: the streams that read older history, from now back to ``Since.back_to``; ``estimate(api, since)``
     tells beforehand what that takes. ``audit``: the streams that read what the store should hold, for `syncd verify`:
@@ -214,6 +272,9 @@ class Source:
     backfill: tuple[Stream, ...] = ()
     estimate: Callable[[Any, Since], Awaitable[Estimate]] | None = None
     audit: tuple[Stream, ...] = ()
+    owner: Callable[[Any], Awaitable[Owner]] | None = None
+    choice: Choice | None = None
+    oauth: OAuth | None = None
 
     def refuse(self, credentials: Mapping[str, object] | None, settings: Mapping[str, object]) -> str | None:
         """Why these cannot be used, in one line without any value of a credential; None when they can."""

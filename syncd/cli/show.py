@@ -1,4 +1,4 @@
-"""``status``, ``doctor``, ``config``, ``migrate``, ``keys``: what is, and what to do."""
+"""``status``, ``doctor``, ``config``, ``migrate``: what is, and what to do."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
-from syncd.credentials import Vault, generate_key
+from syncd.credentials import Vault
 from syncd.errors import SealError, UsageError
-from syncd.report import ago, status_report, workspaces
+from syncd.report import ago, slowed, status_report, workspaces
 from syncd.settings import http_address, masked, shown_url
 from syncd.sources import SOURCES
 
@@ -33,15 +33,12 @@ if TYPE_CHECKING:
 
     from syncd.settings import Settings
 
-keys = typer.Typer(no_args_is_help=True, help="Make and rotate the keys that encrypt credentials.")
-
 
 def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(migrate)
     app.command()(doctor)
     app.command()(config)
-    app.add_typer(keys, name="keys")
 
 
 def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
@@ -76,9 +73,15 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
             for row in report["connections"]
         ),
     )
+    for name, source in report["sources"].items():
+        if source["waiting"]:
+            words = ", ".join(f"{count} for {limit}" for limit, count in source["waiting"].items())
+            out.print(f"[yellow]waiting[/yellow] {name}: {escape(printable(words))}")
     for row in report["connections"]:
+        whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
+        for words in slowed(row):
+            out.print(f"[yellow]slowed[/yellow] {escape(printable(f'{whose}: {words}'))}")
         if row["last_error"]:
-            whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
             words = f"{whose}, {ago(row['last_error_at'])}: {row['last_error']}"
             out.print(f"[red]{row['last_error_kind']}[/red] {escape(printable(words))}")
 
@@ -138,25 +141,6 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield key, orjson.dumps(part).decode()
 
 
-@keys.command()
-def generate() -> None:
-    """Print a new key, for SYNCD_SECRET_KEYS or secret_keys_file."""
-    typer.echo(generate_key())
-
-
-@keys.command()
-def rotate(config: ConfigOption = None) -> None:
-    """Seal all credentials anew with the first key, in batches; the others are no longer needed afterwards."""
-    settings = settings_of(config, quiet=True)
-
-    async def work() -> int:
-        vault = Vault(settings.keys())
-        async with daemon.open_store(settings) as store:
-            return await store.connections.reseal(vault.reseal)
-
-    out.print(f"{perform(settings, work())} credentials are sealed with the first key")
-
-
 Finding = tuple[bool, str, str]  # all is well, what was seen, the way out
 
 
@@ -206,10 +190,10 @@ def _data(report: Mapping[str, Any]) -> Finding:
     active = [row for row in report["connections"] if row["is_active"] and row["workspace_id"]]
     if not active:
         return False, "data: no active connection", "add one with `syncd connections add`, or resume a paused one"
-    read = [row for row in active if row["last_success_at"]]
+    read = [row for row in active if row["last_success_at"] or row["pass_parts"]]
     seen = f"data: {len(read)} of {len(active)} active connections were read at least once"
     idle = [name for name, source in report["sources"].items() if source["connections"] and not source["last_cycle"]]
-    troubled = any(row["last_error"] or row["state"] == "limited" for row in active if not row["last_success_at"])
+    troubled = any(row["last_error"] or row["limited_until"] for row in active if not row["last_success_at"])
     way_out = (
         "see below"
         if troubled and not idle
@@ -230,9 +214,8 @@ async def _failures(settings: Settings, report: Mapping[str, Any]) -> list[Findi
         for row in troubled
     ] or [(True, "failures: none", "")]
     for row in report["connections"]:
-        if row["state"] == "limited":
-            whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
-            findings.append((True, f"limited: {whose}: its vendor asks to wait, {ago(row['limited_until'])}", ""))
+        whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
+        findings.extend((True, f"slowed: {whose}: {words}", "") for words in slowed(row))
     async with daemon.open_store(settings) as store:
         vault = Vault(settings.keys())
         for one in await store.connections.all():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from syncd.errors import Misconfigured, Rejected
 from syncd.records import Conversation, Message
 from syncd.source import Estimate, Page, Pending, Report, Setting, Since, Source, Stream
+from syncd.sources.slack_account import CHOICE, OAUTH, owner
 from syncd.sources.slack_api import ADD_SCOPE, Api, connect
 from syncd.sources.slack_audit import audit_older, audit_recent, estimate_in
 from syncd.sources.slack_history import backfill, messages, sweep
@@ -180,7 +181,7 @@ SOURCE = Source(
     streams=(
         Stream("people", _people),
         Stream("conversations", _conversations),
-        Stream("messages", messages),
+        Stream("messages", messages, parts="channels"),
         Stream("threads", threads, watches=True),
         Stream("sweep", sweep),
     ),
@@ -193,8 +194,15 @@ SOURCE = Source(
             'a list of conversation ids such as ["C0123ABC"], or "*" for all that the app is in',
         ),
         "join": Setting(lambda value: isinstance(value, bool), "true or false"),
+        "app_kind": Setting(
+            lambda value: value in ("auto", "restricted", "full"),  # a tuple: it may be a list
+            '"auto", "restricted" or "full"',
+        ),
     },
     check=check,
+    owner=owner,
+    choice=CHOICE,
+    oauth=OAUTH,
     backfill=(Stream("conversations", _conversations), Stream("backfill", backfill)),
     estimate=_estimate,
     audit=(

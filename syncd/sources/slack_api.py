@@ -14,7 +14,8 @@ from slack_sdk.errors import SlackApiError
 from slack_sdk.web.async_client import AsyncWebClient
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, RateLimited, Rejected, SourceError, Transient
-from syncd.http import retry_after_s
+from syncd.listing import Walk
+from syncd.net import retry_after_s
 from syncd.sources.slack_text import Json, objects, text
 
 if TYPE_CHECKING:
@@ -24,12 +25,25 @@ if TYPE_CHECKING:
 
 ADD_SCOPE = "add the scope under OAuth & Permissions of the Slack app, then install the app to the workspace again"
 PER_PAGE = 200  # what Slack advises at most
+FEW_PER_PAGE = 15  # the most that an app which Slack restricts is given, one page a minute
+_RESTRICTED = {"conversations.history", "conversations.replies"}
 _PASSING = {"internal_error", "fatal_error", "service_unavailable", "request_timeout", "team_added_to_org"}
-_REAUTH = {
-    "invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "two_factor_setup_required",
-    "org_login_required", "team_access_not_granted", "ekm_access_denied", "enterprise_is_restricted", "accesslimited",
-    "access_denied", "invalid_refresh_token", "bad_client_secret", "invalid_client_id",
+_AGAIN = "install the Slack app to the workspace again and store its new token"
+_REAUTH = dict.fromkeys(
+    (
+        "not_authed", "token_expired", "two_factor_setup_required", "enterprise_is_restricted", "accesslimited",
+        "access_denied",
+    ), _AGAIN,
+) | {  # code → the way out (contract: error catalogue)
+    "invalid_auth": f"{_AGAIN}; if the app allows only some IP addresses, add this machine's",
+    "account_inactive": f"the app was removed, or its bot or the workspace deleted: {_AGAIN}",
+    "token_revoked": f"the app was removed from the workspace, or its token revoked: {_AGAIN}",
+    "invalid_refresh_token": f"the app was removed, or its refresh token was used elsewhere: {_AGAIN}",
+    "org_login_required": f"the workspace moves into an Enterprise organisation: once it has, {_AGAIN}",
+    "team_access_not_granted": "an administrator of the organisation must grant the app access to this workspace",
+    "ekm_access_denied": "the organisation's administrators suspended its encryption keys: ask them",
 }  # fmt: skip
+_CLIENT = {"bad_client_secret", "invalid_client_id"}
 _NOT_TAKEN = ("invalid_", "missing_", "json_", "limit_", "not_allowed_", "no_permission", "method_dep", "deprecated")
 _OUTSIDE = {"not_in_channel", "channel_not_found"}
 
@@ -66,15 +80,45 @@ class Api:
         """Pages of a listing, each with whether it is the last, and the whole answer. Raises `SourceError`;
         `CursorExpired` where Slack no longer takes a page token.
         """
-        token = ""
+        token, walk, key = "", Walk(method), "ts" if member == "messages" else "id"
+        asked = {"limit": self.per_page(method), **asked}  # the same for all: a page token fits no other request
         while True:
-            answer = await self.call(method, **{"limit": PER_PAGE, **asked}, cursor=token or None)
-            before, token = token, text(answer, "response_metadata", "next_cursor")
-            if not isinstance(answer.get(member) or [], list) or (token and token == before):
-                raise Transient(f"{method}: no list of {member}, or a page token twice")
-            yield objects(answer.get(member), "ts" if member == "messages" else "id"), not token, answer
+            try:
+                answer = await self.call(method, **asked, cursor=token or None)
+            except Misconfigured as error:
+                if not self._is_too_many(error, method, asked["limit"]):
+                    raise
+                if token:
+                    raise CursorExpired(error.message) from None
+                asked["limit"] = FEW_PER_PAGE
+                continue
+            token, given = text(answer, "response_metadata", "next_cursor"), answer.get(member) or []
+            if not isinstance(given, list):
+                raise Transient(f"{method}: no list of {member}")
+            rows = objects(given, key)
+            walk.step(token, given, {row[key] for row in rows})
+            self._learn(method, [row for row in rows if row.get("ts") != asked.get("ts")], len(rows), more=bool(token))
+            yield rows, not token, answer
             if not token:
                 return
+
+    def per_page(self, method: str) -> int:
+        """How many objects a page may have: few where Slack restricts the app, once that is certain."""
+        kind = self.link.settings.get("app_kind") or self.link.options.get("app_kind")
+        few = method in _RESTRICTED and (kind == "restricted" or self.link.is_proven_low(method))
+        return FEW_PER_PAGE if few else PER_PAGE
+
+    def _is_too_many(self, error: Misconfigured, method: str, limit: int) -> bool:
+        """Whether Slack refuses the size of a page because it restricts the app; from then on that is certain."""
+        return "invalid_limit" in error.message and limit > FEW_PER_PAGE and self.link.prove_low(method)
+
+    def _learn(self, method: str, rows: list[Json], shown: int, *, more: bool) -> None:
+        """What a page tells of a limit that seems low. ``rows``: less a thread's parent, which may count or not."""
+        if self.link.is_low(method):
+            if len(rows) > FEW_PER_PAGE:
+                self.link.raise_again(method)
+            elif more and FEW_PER_PAGE in {len(rows), shown}:
+                self.link.prove_low(method)
 
     async def listing(self, method: str, member: str, **asked: Any) -> AsyncIterator[tuple[list[Json], bool, Json]]:
         """As `pages`; after a stale page token it starts again, once: then what was given comes a second time."""
@@ -131,7 +175,9 @@ def _fault(method: str, status: int, headers: Mapping[str, str], answer: object)
     if code == "missing_scope":
         return Misconfigured(f"{said}, needs {text(answer, 'needed')[:100]}", hint=ADD_SCOPE)
     if code in _REAUTH:
-        return AuthError(said, hint="install the Slack app to the workspace again and store its new token")
+        return AuthError(said, hint=_REAUTH[code])
+    if code in _CLIENT:
+        return Misconfigured(said, hint="check client_id and client_secret: Basic Information of the Slack app")
     if not code or code.startswith(_NOT_TAKEN):
         return Misconfigured(said, hint="check sources.slack.base_url, any proxy on the way, and the token's kind")
     return Rejected(said + (": the app is not a member, /invite it there" if code in _OUTSIDE else ""))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from syncd.errors import Rejected
 from syncd.source import Estimate, Page
-from syncd.sources.slack_api import PER_PAGE
 from syncd.sources.slack_history import Place, Window, places, window
 from syncd.sources.slack_records import moment, ts_of
 from syncd.sources.slack_threads import is_complete
@@ -44,7 +43,7 @@ async def estimate_in(api: Api, since: Since, channels: list[str]) -> Estimate:
         read += 1
     share = len(channels) / read if read else 0.0
     messages, threads = messages * share, threads * share
-    pages = max(len(channels), math.ceil(messages / PER_PAGE))
+    pages = max(len(channels), math.ceil(messages / api.per_page("conversations.history")))
     draws = {"conversations.history": pages, "conversations.replies": math.ceil(threads)}
     words = f"about {messages:,.0f} messages and {threads:,.0f} threads in {len(channels)} channels"
     return Estimate(sum(draws.values()), draws, words)

@@ -19,6 +19,7 @@ from syncd.sources.slack_records import moment, ts_of
 from syncd.sources.slack_threads import (
     all_threads,
     changed_threads,
+    is_whole,
     stored_page,
     thread,
     threads_before,
@@ -56,22 +57,30 @@ def _window(oldest: datetime, latest: datetime) -> Window:
 class Place:
     """A channel's cursor: ``done`` = read until then (or swept at, or back to), ``window`` = one that is under way.
 
-    Written as ``done`` alone where no window is under way, else as JSON.
+    ``tried``: when Slack refused it last, if it was not read since. Written as ``done`` alone where that is all, else
+    as JSON.
     """
 
     done: str = ""
     window: Window | None = None
+    tried: str = ""
+
+    @property
+    def asked(self) -> str:
+        return max(self.done, self.tried)
 
     @classmethod
     def of(cls, cursor: str) -> Place:
         if not cursor.startswith("{"):
             return cls(cursor)
         held = json.loads(cursor)
-        window = held["window"]
-        return cls(held["done"], Window(**{**window, "missing": tuple(window["missing"])}))
+        window = held["window"] and Window(**{**held["window"], "missing": tuple(held["window"]["missing"])})
+        return cls(held["done"], window, held.get("tried", ""))
 
     def __str__(self) -> str:
-        return json.dumps({"done": self.done, "window": asdict(self.window)}) if self.window else self.done
+        if self.window is None and not self.tried:
+            return self.done
+        return json.dumps({**asdict(self), "window": self.window and asdict(self.window)})
 
 
 def places(since: Since) -> dict[str, Place]:
@@ -79,18 +88,29 @@ def places(since: Since) -> dict[str, Place]:
 
 
 async def each_channel(
-    api: Api, since: Since, read: Callable[[str, Place], AsyncIterator[Page]]
+    api: Api, since: Since, read: Callable[[str, Place], AsyncIterator[Page]], asked_since: str = ""
 ) -> AsyncIterator[Page]:
-    """``read`` of each channel, the one read longest ago first. One that refuses waits, and stops no other."""
-    known = places(since)
-    for channel in sorted(set(api.channels), key=lambda one: (known.get(one, Place()).done, one)):
+    """``read`` of each channel, the one asked longest ago first. One that refuses waits, and stops no other.
+
+    ``asked_since``: what was asked since then is passed over.
+    """
+    known = {channel: Place() for channel in api.channels} | places(since)
+    order = sorted(set(api.channels), key=lambda one: (known[one].asked, one))
+    left = [channel for channel in order if not asked_since or known[channel].asked < asked_since]
+    for before, channel in enumerate(left, len(order) - len(left)):
+        parts, place = (before + 1, len(order)), known[channel]
         try:
-            async for page in read(channel, known.get(channel, Place())):
-                yield page
-        except Rejected as error:
-            yield Page(pending=[Pending(channel, error.message, "messages")])
+            async for page in read(channel, place):
+                yield replace(page, parts=parts if channel in page.resolved else (before, len(order)))
+        except Rejected as error:  # its time moves on, else each run would ask it first
+            tried = str(replace(place, tried=ts_of(since.now)))
+            waits = Pending(channel, error.message, "messages")
+            yield Page(partition=channel, cursor=tried, pending=[waits], parts=parts)
         except Misconfigured as error:  # a scope for this kind of conversation: read the others, then call a person
             api.closed.setdefault(channel, error)
+            yield Page(parts=parts)
+            if asked_since:  # the others take several runs, and each would end before a person is called
+                break
     if api.closed:
         raise next(iter(api.closed.values()))
 
@@ -105,7 +125,7 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
             async for page in thread(api, since, channel, parent, end=Page(resolved=[item.external_id])):
                 yield page
 
-    begins_at = ts_of(since.now - since.cycle_lookback)
+    begins_at, asked_since = ts_of(since.now - since.cycle_lookback), since.pass_began and ts_of(since.pass_began)
     for channel in sorted(set(api.channels) - places(since).keys()):
         yield Page(partition=channel, cursor=begins_at)  # of a first run that is cut the next one begins here as well
 
@@ -117,13 +137,15 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
             ):
                 yield page
             until = place.window.latest
+            if asked_since and until >= asked_since:
+                return  # that window was begun in this pass: what is newer is the next one's
         begins = min(since.now - since.cycle_lookback, (moment(until) or since.now) - _CLOCK_SKEW)
         # latest is fixed, so that what comes meanwhile does not shift the pages
         wanted, end = _window(begins, since.now), replace(end, cursor=ts_of(since.now))
         async for page in window(api, since, channel, wanted, Place(until), end):
             yield page
 
-    async for page in each_channel(api, since, read):
+    async for page in each_channel(api, since, read, asked_since or ""):
         yield page
 
 
@@ -205,7 +227,7 @@ async def window(
     done = {wanted.lowest} if wanted.lowest != wanted.latest else set[str]()  # shown once more, its thread is read
     async for rows, last, answer in _history(api, channel, wanted):
         shown, high = {raw["ts"] for raw in rows if moment(raw["ts"])}, edge or wanted.lowest
-        sound &= not answer.get("is_limited") and max(shown, default="") <= high
+        sound &= not answer.get("is_limited") and max(shown, default="") <= high and is_whole(rows, answer)
         low = wanted.oldest if last else min(shown, default=high)
         missing = (missing | await _stored(since, channel, low, high, edge)) - shown
         threads = [raw for raw in await choose(since, channel, rows) if raw["ts"] in shown and raw["ts"] not in done]

@@ -103,17 +103,17 @@ async def thread(
     """
     key, end = f"{channel}:{ts}", end or Page()
     api.threads.add(key)
-    own, shown = parent, set[str]()
+    own, shown, whole = parent, set[str](), True
     try:
-        async for rows, last, _ in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
-            shown |= {raw["ts"] for raw in rows}
+        async for rows, last, answer in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
+            shown, whole = shown | {raw["ts"] for raw in rows}, whole and is_whole(rows, answer)
             own = own or next((raw for raw in rows if raw["ts"] == ts), None)
             replies = [raw for raw in rows if raw["ts"] != ts]
             replies = [raw for raw in replies if not is_broadcast(raw) or not given[0] <= raw["ts"] <= given[1]]
             if not last:
                 yield stored_page(channel, replies, Page())
                 continue
-            gone = await _missing(since, key, shown, own)
+            gone = await _missing(since, key, shown, own) if whole else []
             closing = _watching(api, since, key, max(shown - {ts}, default=ts), ts, end)
             closing = replace(closing, deletions=[*closing.deletions, *gone])
             yield stored_page(channel, [*replies, *([own] if own else [])], closing)
@@ -127,6 +127,12 @@ async def thread(
         else:
             gone = await _vanished(api, since, channel, ts)
             yield replace(end, deletions=[*end.deletions, *gone], unwatched=[key])
+
+
+def is_whole(rows: list[Json], answer: Json) -> bool:
+    """Whether there is a list of messages and each can be told by its ts: else it says nothing of what is gone."""
+    given = answer.get("messages")
+    return isinstance(given, list) and len(given) == len([raw for raw in rows if moment(raw["ts"])])
 
 
 async def _missing(since: Since, key: str, shown: set[str], own: Json | None) -> list[Deletion]:

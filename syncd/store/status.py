@@ -27,6 +27,8 @@ _SHOWN = (
     "last_success_at",
     "next_sync_at",
     "limited_until",
+    "limited_by",
+    "progress",
     "last_error",
     "last_error_kind",
     "last_error_at",
@@ -80,7 +82,7 @@ class Status:
         query = (
             select(*(cycles.c[name] for name in _OF_CYCLE))
             .where(cycles.c.source == source, cycles.c.trigger != BACKFILL)
-            .order_by(cycles.c.started_at.desc(), cycles.c.id.desc())
+            .order_by(cycles.c.id.desc())
             .limit(1)
         )
         async with self._database.read() as session:

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from syncd import tables
+from syncd.live import Errand
 from syncd.records import Message
-from syncd.runs import Errand
 from syncd.source import Page, Since
 from syncd.sources.slack import SOURCE
 from tests.sources.slack_stage import CHANNEL, MakeStage, Stage
