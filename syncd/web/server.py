@@ -11,8 +11,9 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from syncd import __version__
-from syncd.report import ago, status_report, workspaces
+from syncd.report import ago, slowed, status_report, workspaces
 from syncd.settings import http_address
+from syncd.web.connect import Connecting, public_url
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -35,6 +36,7 @@ class Web:
     def __init__(self, parts: Parts, scheduler: AsyncIOScheduler) -> None:
         self._parts, self._scheduler = parts, scheduler
         self.ready = False
+        self._connecting = Connecting(parts)
         app = web.Application(middlewares=[_strict])
         app.add_routes(
             [
@@ -44,19 +46,22 @@ class Web:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/api/v1/status", self._status),
+                *self._connecting.routes(),
             ]
         )
         # AppRunner leaves signals alone: they are the daemon's
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._templates = Environment(loader=PackageLoader("syncd.web"), autoescape=select_autoescape())
-        self._templates.filters |= {"ago": ago, "workspaces": workspaces}
+        self._templates.filters |= {"ago": ago, "slowed": slowed, "workspaces": workspaces}
 
     async def start(self) -> str:
         """Bind and serve; answers the address. Raises OSError when it cannot be bound."""
         http = self._parts.settings.http
         await self._runner.setup()
         await web.TCPSite(self._runner, http.host, http.port).start()
-        return http_address(*self._runner.addresses[0][:2])
+        address = http_address(*self._runner.addresses[0][:2])
+        self._connecting.base = public_url(self._parts.settings, address)
+        return address
 
     async def stop(self) -> None:
         await self._runner.cleanup()
@@ -130,7 +135,8 @@ async def _strict(request: web.Request, handler: Any) -> web.StreamResponse:
         raise
     except Exception as error:  # noqa: BLE001 - a page's edge: the database may be away
         response = _json({"error": f"the status cannot be read now ({type(error).__name__})"}, 503)
-    response.headers.update(_HEADERS)
+    for name, value in _HEADERS.items():
+        response.headers.setdefault(name, value)  # a page may have a stricter rule of its own
     return response
 
 
