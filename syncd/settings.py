@@ -13,26 +13,29 @@ from apscheduler.triggers.cron import CronTrigger
 from cryptography.fernet import Fernet
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from syncd.errors import UsageError
-from syncd.limits import Rate
+from syncd.secret_files import drop_overridden, located, with_files_read
+from syncd.settings_limits import Limits, LowLimits, Prices
+from syncd.settings_oauth import FathomOAuth, GmailOAuth, GongOAuth, HttpUrl, SlackOAuth
+from syncd.settings_oauth import Model as _Model
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = {"s": 3650 * 86400, "m": 3650 * 1440, "h": 3650 * 24, "d": 3650}  # ten years
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_NOT_SETTINGS = {"SYNCD_CONFIG", "SYNCD_TEST_DATABASE_URL"}
+_OF_TESTS = {"SYNCD_TEST_DATABASE_URL", "SYNCD_MONTHS", "SYNCD_CHAOS", "SYNCD_CHAOS_SEED"}
+_NOT_SETTINGS = {"SYNCD_CONFIG", "SYNCD_EXPORT_KEY", *_OF_TESTS}
 
 
 def parse_duration(value: object) -> timedelta:
@@ -106,30 +109,12 @@ def _checked_cron(text: str) -> str:
     return text
 
 
-def _http_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
-        raise ValueError("write an address such as https://api.example.com, without a user name")
-    return text
-
-
-def _rate(value: object) -> Rate:
-    return value if isinstance(value, Rate) else Rate.parse(str(value))
-
-
 Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
 Cron = Annotated[str, AfterValidator(_checked_cron)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Limit = Annotated[Rate, BeforeValidator(_rate), PlainSerializer(str, return_type=str)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True)
-
-
-class SourceSettings(_Model):
-    """What every source has. ``limits``: name → rate; a name left out keeps the vendor's figure."""
-
-    vendor_limits: ClassVar[dict[str, str]] = {}
+class SourceSettings(Limits):
+    """What every source has."""
 
     enabled: bool = True
     cron: Cron
@@ -140,18 +125,11 @@ class SourceSettings(_Model):
     run_timeout: Duration = Field(default=timedelta(minutes=10), gt=timedelta(0))
     patience: Duration = timedelta(seconds=60)
     base_url: HttpUrl
-    limits: dict[str, Limit] = Field(default_factory=dict)
-
-    @field_validator("limits")
-    @classmethod
-    def _over_the_vendors(cls, given: dict[str, Rate]) -> dict[str, Rate]:
-        if unknown := set(given) - set(cls.vendor_limits):
-            raise ValueError(f"no such limit: {', '.join(sorted(unknown))}; known: {', '.join(cls.vendor_limits)}")
-        return {name: Rate.parse(rate) for name, rate in cls.vendor_limits.items()} | given
 
 
-class SlackSettings(SourceSettings):
-    """Limits by method: Slack's tiers of 20, 50 and 100 a minute.
+class SlackSettings(LowLimits, SourceSettings):
+    """Limits by method: Slack's tiers of 20, 50 and 100 a minute. ``app_kind``: whether Slack restricts the app, as one
+    that is sold outside its Marketplace; ``auto`` finds out by itself.
 
     ``thread_watch``: for how long after its last reply a thread older than the sweep is asked for further ones.
     """
@@ -165,10 +143,14 @@ class SlackSettings(SourceSettings):
         "conversations.history": "50/1m",
         "conversations.replies": "50/1m",
     }
+    vendor_low_limits = {"conversations.history": "1/1m", "conversations.replies": "1/1m"}
     cron: Cron = "0-59/15 * * * *"
     sweep_lookback: Duration = Field(default=timedelta(days=7), gt=timedelta(0))
     thread_watch: Duration = timedelta(days=30)
+    app_kind: Literal["auto", "restricted", "full"] = "auto"
+    low_for: Duration = Field(default=timedelta(hours=6), gt=timedelta(0))
     base_url: HttpUrl = "https://slack.com/api/"
+    oauth: SlackOAuth = Field(default_factory=SlackOAuth)
 
 
 class GongSettings(SourceSettings):
@@ -181,55 +163,37 @@ class GongSettings(SourceSettings):
     cron: Cron = "5-59/15 * * * *"
     base_url: HttpUrl = "https://api.gong.io"
     token_url: HttpUrl = "https://app.gong.io/oauth2/generate-customer-token"
+    oauth: GongOAuth = Field(default_factory=GongOAuth)
     max_new_per_run: int = Field(default=50, ge=1)
     content_wait: Duration = Field(default=timedelta(days=30), gt=timedelta(0))
 
 
-class FathomSettings(SourceSettings):
-    """``calls``: all; ``heavy``: transcripts and summaries; ``token``: the token endpoint.
+class FathomSettings(LowLimits, SourceSettings):
+    """``calls``: all; ``heavy``: transcripts and summaries, fewer when Fathom is busy; ``token``: the token endpoint.
 
     ``content_wait``: for how long a transcript, summary or action items that do not come are asked for.
     """
 
     vendor_limits = {"calls": "60/1m", "heavy": "30/1m", "token": "60/1m"}
+    vendor_low_limits = {"heavy": "5/1m"}
+    low_for: Duration = Field(default=timedelta(minutes=10), gt=timedelta(0))
     cron: Cron = "10-59/15 * * * *"
     base_url: HttpUrl = "https://api.fathom.ai/external/v1"
     token_url: HttpUrl = "https://fathom.video/external/v1/oauth2/token"
+    oauth: FathomOAuth = Field(default_factory=FathomOAuth)
     max_new_per_run: int = Field(default=50, ge=1)
     content_wait: Duration = Field(default=timedelta(days=30), gt=timedelta(0))
 
 
-class GmailSettings(SourceSettings):
-    """``units``: quota units per user; ``prices``: units per call (projects from May 2026 on; older ones pay less).
+class GmailSettings(Prices, SourceSettings):
+    """``threads_per_label``: with how many of a label's newest threads we begin; from then on every change comes."""
 
-    ``threads_per_label``: with how many of a label's newest threads we begin; from then on every change comes.
-    """
-
-    vendor_limits = {"units": "6000/1m"}
-    vendor_prices: ClassVar[dict[str, int]] = {
-        "getProfile": 1,
-        "labels.list": 1,
-        "labels.get": 1,
-        "threads.list": 10,
-        "threads.get": 40,
-        "messages.list": 5,
-        "messages.get": 20,
-        "messages.attachments.get": 20,
-        "history.list": 2,
-    }
     cron: Cron = "12-59/15 * * * *"
     sweep_every: Duration | None = None
     base_url: HttpUrl = "https://gmail.googleapis.com"
     token_url: HttpUrl = "https://oauth2.googleapis.com/token"
+    oauth: GmailOAuth = Field(default_factory=GmailOAuth)
     threads_per_label: int = Field(default=5, ge=1)
-    prices: dict[str, int] = Field(default_factory=dict)
-
-    @field_validator("prices")
-    @classmethod
-    def _over_the_list(cls, given: dict[str, int]) -> dict[str, int]:
-        if unknown := set(given) - set(cls.vendor_prices):
-            raise ValueError(f"no such call: {', '.join(sorted(unknown))}; known: {', '.join(cls.vendor_prices)}")
-        return cls.vendor_prices | given
 
 
 class Sources(_Model):
@@ -241,6 +205,7 @@ class Sources(_Model):
 
 class DatabaseSettings(_Model):
     url: SecretStr = SecretStr("sqlite+aiosqlite:///syncd.db")
+    url_file: Path | None = None
     pool_size: int = Field(default=10, ge=1, le=200)
 
     @field_validator("url")
@@ -259,8 +224,11 @@ class DatabaseSettings(_Model):
 
 
 class HttpSettings(_Model):
+    """``public_url``: where a browser reaches ``/connect/``, by default the listening address."""
+
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
+    public_url: HttpUrl | None = None
 
 
 class LogSettings(_Model):
@@ -299,16 +267,16 @@ class Settings(BaseSettings):
         """The environment wins over the file, whose content `load` hands in."""
         return (env_settings, init_settings) if cls.reads_environment else (init_settings,)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _files_read(cls, given: Any) -> Any:
+        return with_files_read(cls, given)
+
     def keys(self) -> list[str]:
-        """The Fernet keys, the first seals. Raises UsageError on a file that cannot be read or a key that is none."""
-        text, where = self.secret_keys.get_secret_value(), "secret_keys"
-        if not text and self.secret_keys_file:
-            where = f"secret_keys_file {self.secret_keys_file}"
-            try:
-                text = self.secret_keys_file.read_text()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"{where} cannot be read: {type(error).__name__}") from None
-        keys = [key for key in re.split(r"[,\s]+", text) if key]
+        """The Fernet keys, the first seals. Raises UsageError on one that is none."""
+        file = self.secret_keys_file
+        where = f"secret_keys_file {located(file)}" if file else "secret_keys"
+        keys = [key for key in re.split(r"[,\s]+", self.secret_keys.get_secret_value()) if key]
         for number, key in enumerate(keys, 1):
             try:
                 Fernet(key)
@@ -335,6 +303,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
         stem = name.upper().split("__")[0]
         if stem.startswith("SYNCD_") and stem not in known | _NOT_SETTINGS:
             raise UsageError(f"{name} in the environment is no setting; known: {', '.join(sorted(known))}")
+    drop_overridden(content)
     try:
         settings = Settings(**content)
     except ValidationError as error:
@@ -380,4 +349,5 @@ def _first_line(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{key} is not a setting; `syncd config` prints all that are"
-    return f"{key}: {first['msg'].removeprefix('Value error, ')}"
+    words: str = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {words}" if key else words

@@ -225,16 +225,34 @@ def test_keys_are_rotated(migrated: Shell, monkeypatch: pytest.MonkeyPatch) -> N
     migrated(*ADD, stdin=orjson.dumps({"token": TOKEN}).decode())
     new = migrated("keys", "generate").out.strip()
     monkeypatch.setenv("SYNCD_SECRET_KEYS", f"{new},{KEY}")
-    assert migrated("keys", "rotate").out == "1 credentials are sealed with the first key\n"
+    assert migrated("keys", "rotate").out == "1 credentials are sealed with the first key: 1 anew, 0 were already\n"
     monkeypatch.setenv("SYNCD_SECRET_KEYS", new)
     assert migrated("run-once", "--source", "gong").code == 0
 
 
-def test_a_wrong_key_is_one_line_and_marks_nothing_as_broken(migrated: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_that_no_key_opens_is_named_by_the_rotation_and_the_others_are_done(
+    migrated: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrated("connections", "import", "-", stdin=line())
+    new = generate_key()
+    monkeypatch.setenv("SYNCD_SECRET_KEYS", new)
+    migrated("connections", "import", "-", stdin=line(workspace_id="b"))
+    typed = migrated("keys", "rotate")
+    assert typed.code == 1
+    assert typed.out.startswith("1 credentials are sealed with the first key: 0 anew, 1 were already\nleft as it is: ")
+    assert "connection 1" in typed.out
+
+
+@pytest.mark.parametrize("key", [generate_key(), ""], ids=["wrong", "missing"])
+@pytest.mark.parametrize("words", [["run-once", "--source", "slack"], ["serve"]], ids=["run-once", "serve"])
+def test_without_the_right_key_nothing_starts_and_nothing_is_marked_as_broken(
+    migrated: Shell, monkeypatch: pytest.MonkeyPatch, words: list[str], key: str
+) -> None:
     migrated(*ADD, stdin=orjson.dumps({"token": TOKEN}).decode())
-    monkeypatch.setenv("SYNCD_SECRET_KEYS", generate_key())
-    one_line(migrated("run-once", "--source", "slack"), "secret_keys")
-    assert orjson.loads(migrated("connections", "list", "--json").out)[0]["status"] == "ok"
+    monkeypatch.setenv("SYNCD_SECRET_KEYS", key)
+    one_line(migrated(*words), "secret_keys" if key else "syncd keys generate")
+    (row,) = orjson.loads(migrated("connections", "list", "--json").out)
+    assert (row["status"], row["state"], row["last_error"]) == ("ok", "new", None)
 
 
 def test_the_configuration_is_printed_as_toml_without_secrets(syncd: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

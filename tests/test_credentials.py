@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from datetime import timedelta
 
 import pytest
 import structlog
@@ -12,8 +13,12 @@ import structlog
 from syncd import logs
 from syncd.credentials import Vault, generate_key
 from syncd.errors import SealError
+from syncd.source import Page
 from syncd.store import Line, Store
+from tests.conftest import Clock
+from tests.scripted import Bench, pages, source
 
+KEY = generate_key()
 SECRET = {"token": "xoxb-1234567890-abcdefgh"}
 
 
@@ -33,6 +38,7 @@ def test_a_secret_opens_only_for_its_connection() -> None:
 def test_any_of_several_keys_opens_and_the_first_seals() -> None:
     old, new = generate_key(), generate_key()
     sealed = Vault([new, old]).reseal(7, Vault([old]).seal(7, SECRET))
+    assert sealed is not None
     assert Vault([new]).open(7, sealed) == SECRET
 
 
@@ -47,13 +53,27 @@ def test_without_a_key_one_line_says_how_to_make_one() -> None:
     assert "\n" not in str(caught.value)
 
 
-async def test_rotation_seals_all_with_the_first_key(store: Store) -> None:
-    old, new = generate_key(), generate_key()
-    lines = [Line(workspace_id=f"w{at}", source="slack", credentials=SECRET) for at in range(5)]
-    await store.connections.put(lines, Vault([old]).seal)
-    assert await store.connections.reseal(Vault([new, old]).reseal, size=2) == 5
-    for connection in await store.connections.all():
-        assert Vault([new]).open(connection.id, connection.sealed) == SECRET
+def test_what_the_first_key_sealed_is_not_sealed_anew() -> None:
+    vault = Vault([generate_key(), generate_key()])
+    assert vault.reseal(7, vault.seal(7, SECRET)) is None
+
+
+def test_what_is_no_sealed_text_is_told_as_such() -> None:
+    with pytest.raises(SealError, match="connection 7"):
+        Vault([generate_key()]).open(7, "nøthing")
+
+
+async def test_one_secret_of_an_unknown_key_fails_its_own_run_and_waits_for_the_next_turn(
+    store: Store, clock: Clock
+) -> None:
+    bench = Bench(store, source(pages(Page())), clock)
+    await bench.connect("a", "b")
+    await store.connections.put([Line(workspace_id="a", source="slack", credentials=SECRET)], Vault([KEY]).seal)
+    status = await bench.cycle()
+    assert (status["successful_workspaces"], status["failed_workspaces"]) == (1, 1)
+    (failed, _) = await bench.rows("connections")
+    assert (failed.status, failed.failures, failed.last_error_kind) == ("ok", 0, "sealed")
+    assert failed.next_sync_at == clock() + timedelta(minutes=15)
 
 
 def test_a_line_and_a_connection_do_not_show_their_secret() -> None:

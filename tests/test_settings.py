@@ -59,6 +59,29 @@ def test_a_limit_given_leaves_the_others_as_the_vendor_has_them() -> None:
     assert (str(limits["conversations.history"]), str(limits["users.list"])) == ("1/1m", "20/1m")
 
 
+def test_what_a_vendor_may_lower_a_limit_to_is_set_like_the_limit() -> None:
+    write('[sources.slack.low_limits]\n"conversations.history" = "2/1m"')
+    low = load().sources.slack.low_limits
+    assert {name: str(rate) for name, rate in low.items()} == {
+        "conversations.history": "2/1m",
+        "conversations.replies": "1/1m",
+    }
+
+
+def test_gmails_old_price_list_is_one_setting() -> None:
+    write("[sources.gmail]\nprice_list = 'old'")
+    gmail = load().sources.gmail
+    assert str(gmail.limits["units"]) == "15000/1m"
+    assert [gmail.prices[call] for call in ("threads.get", "messages.get", "threads.list")] == [10, 5, 10]
+
+
+def test_a_price_and_a_limit_of_ones_own_go_before_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("[sources.gmail]\nlimits = {units = '9000/1m'}\nprices = {'threads.get' = 11}")
+    monkeypatch.setenv("SYNCD_SOURCES__GMAIL__PRICE_LIST", "old")
+    gmail = load().sources.gmail
+    assert (str(gmail.limits["units"]), gmail.prices["threads.get"], gmail.prices["messages.get"]) == ("9000/1m", 11, 5)
+
+
 @pytest.mark.parametrize(
     ("toml", "names"),
     [
@@ -79,6 +102,13 @@ def test_a_limit_given_leaves_the_others_as_the_vendor_has_them() -> None:
         ("[sources.gong]\nconcurrency = 0", "sources.gong.concurrency"),
         ("[sources.slack.limits]\n'users.list' = 'fast'", "sources.slack.limits"),
         ("[sources.slack.limits]\n'users.lost' = '5/1m'", "users.lost"),
+        ("[sources.slack.low_limits]\n'users.lost' = '5/1m'", "users.lost"),
+        ("[sources.fathom.low_limits]\nheavy = 'few'", "sources.fathom.low_limits"),
+        ("[sources.slack]\napp_kind = 'small'", "sources.slack.app_kind"),
+        ("[sources.slack]\nlow_for = '0s'", "sources.slack.low_for"),
+        ("[sources.gong]\nlow_for = '1h'", "sources.gong.low_for"),
+        ("[sources.gmail]\nprice_list = 'older'", "sources.gmail.price_list"),
+        ("[sources.gmail]\nprice_list = 'old'\nprices = 5", "sources.gmail.prices"),
         ("[database]\nurl = 'mysql://localhost/x'", "database.url"),
         ("[database]\nurl = 'sqlite+aiosqlite://'", "database.url"),
         ("[http]\nport = 70000", "http.port"),

@@ -9,7 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from syncd import __version__
-from syncd.cli import connections, history, play, run, show, verify
+from syncd.cli import connect, connections, history, keys, play, purge, run, show, transfer, verify
 from syncd.cli.terminal import fail
 from syncd.errors import SealError, UsageError
 
@@ -22,14 +22,18 @@ app = typer.Typer(
     help=(
         "Keeps the Slack messages, Gong calls, Fathom meetings and Gmail threads of many workspaces in one SQL "
         "database.\n\nTry it: [bold]syncd demo[/bold]. Run it: [bold]syncd migrate[/bold], "
-        "[bold]syncd connections add[/bold], [bold]syncd serve[/bold]. Something wrong: [bold]syncd doctor[/bold]."
+        "[bold]syncd connect[/bold], [bold]syncd serve[/bold]. Something wrong: [bold]syncd doctor[/bold]."
     ),
 )
 run.register(app)
 history.register(app)
 verify.register(app)
+connect.register(app)
+transfer.register(connections.app)
 app.add_typer(connections.app, name="connections")
+purge.register(app)
 show.register(app)
+app.add_typer(keys.app, name="keys")
 play.register(app)
 
 

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from syncd import daemon
+from syncd.cli.purge import YesOption, confirmed, erased, held
 from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
@@ -23,10 +24,10 @@ from syncd.cli.terminal import (
     table,
 )
 from syncd.credentials import Vault
-from syncd.errors import RateLimited, SealError, SourceError, UsageError
+from syncd.errors import LeaseLost, RateLimited, SealError, SourceError, UsageError
 from syncd.report import ago, status_report
 from syncd.sources import SOURCES
-from syncd.store import Line
+from syncd.store import Line, Which
 
 if TYPE_CHECKING:
     from syncd.daemon import Parts
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, pause, resume, remove and check connections.")
 _MEMBERS = {"workspace_id", "source", "account", "settings", "credentials", "is_active"}
-_BAD_LINES_SHOWN = 10
-
 _LARGEST_ID = 2**63 - 1
 
 IdArgument = Annotated[
@@ -59,16 +58,16 @@ def add(
     config: ConfigOption = None,
 ) -> None:
     """Add a connection, or give one that exists new credentials and settings."""
-    chosen = _object(settings, "--settings") if settings else None
+    chosen = object_of(settings, "--settings") if settings else None
     body = {
         "source": known_source(source),
         "workspace_id": workspace,
         "account": account,
-        "credentials": _object(_read(credentials_file), f"--credentials-file {credentials_file}"),
+        "credentials": object_of(read_text(credentials_file), f"--credentials-file {credentials_file}"),
     }
-    line = _line(body if chosen is None else body | {"settings": chosen})
+    line = line_of(body if chosen is None else body | {"settings": chosen})
     in_force = settings_of(config, quiet=True)
-    added, _ = _put(in_force, [line])
+    added, _ = put(in_force, [line])
     whose = f"{'added' if added else 'updated'}: {source} of {escape(workspace)}"
     if (found := perform(in_force, _find(in_force, line))) and not found.is_active:
         out.print(f"{whose}; it is paused: syncd connections resume {found.id}")
@@ -77,31 +76,6 @@ def add(
             f"{whose}; it is read in the next cycle, "
             f"or now: syncd run-once --source {source} --workspace {escape(workspace)}"
         )
-
-
-@app.command("import")
-def import_(
-    file: Annotated[str, typer.Argument(help="A file of JSON lines, or - for standard input.")],
-    config: ConfigOption = None,
-) -> None:
-    """Add or update many: all lines or none.
-
-    A line: {"workspace_id", "source", "account", "settings": {}, "credentials": {}, "is_active": true}.
-    """
-    lines, bad = [], []
-    for number, text in enumerate(_read(file).split("\n"), 1):  # not splitlines: JSON may hold U+2028 in a text
-        if text.strip():
-            try:
-                lines.append(_line(_object(text, "it")))
-            except UsageError as error:
-                bad.append(f"line {number}: {error}")
-    if bad:
-        more = f"; and {len(bad) - _BAD_LINES_SHOWN} more bad lines" if len(bad) > _BAD_LINES_SHOWN else ""
-        raise UsageError(f"{file}: nothing was imported: {'; '.join(bad[:_BAD_LINES_SHOWN])}{more}")
-    if not lines:
-        raise UsageError(f"{file} holds no line to import")
-    added, updated = _put(settings_of(config, quiet=True), lines)
-    out.print(f"{added} added, {updated} updated")
 
 
 @app.command("list")
@@ -155,19 +129,33 @@ def resume(connection_id: IdArgument, config: ConfigOption = None) -> None:
 def remove(
     connection_id: IdArgument,
     purge: Annotated[bool, typer.Option("--purge", help="Erase its records, runs and backlog too.")] = False,
+    yes: YesOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Erase a connection's credentials and stop it; its records stay readable unless --purge is given."""
+    """Erase a connection's credentials and stop it; its records stay readable unless --purge is given.
+
+    On a terminal --purge shows how much goes and asks first.
+    """
     settings = settings_of(config, quiet=True)
+    if purge:
+        _purge(settings, Which(only=connection_id), yes=yes or not sys.stdin.isatty())
+        return
 
     async def work() -> bool:
         async with daemon.open_store(settings) as store:
-            return await store.connections.remove(connection_id, purge=purge)
+            return await store.connections.remove(connection_id)
 
     _found(perform(settings, work()), connection_id)
-    out.print(
-        f"connection {connection_id}: " + ("erased with all its records" if purge else "removed; its records stay")
-    )
+    out.print(f"connection {connection_id}: removed; its records stay")
+
+
+def _purge(settings: Settings, which: Which, *, yes: bool) -> None:
+    held_now = perform(settings, held(settings, which))
+    _found(bool(held_now), which.only)
+    if not yes and not confirmed(held_now):
+        raise typer.Exit(1)
+    perform(settings, erased(settings, which))
+    out.print(f"connection {which.only}: erased with all its records")
 
 
 @app.command()
@@ -196,7 +184,7 @@ async def _check_all(settings: Settings, connection_id: int | None) -> int:
             out.print("no active connection to check")
         troubled = 0
         for connection in chosen:
-            report = await _asked(parts, connection)
+            report = await asked(parts, connection)
             colour, word = ("red", "problem") if report.problems else ("green", "well")
             name = f"{connection.id} {connection.source} of {connection.workspace_id}: {report.identity}"
             out.print(f"[{colour}]{word}[/{colour}] {escape(printable(name))}")
@@ -208,14 +196,19 @@ async def _check_all(settings: Settings, connection_id: int | None) -> int:
         return troubled
 
 
-async def _asked(parts: Parts, connection: Connection) -> Report:
+async def asked(parts: Parts, connection: Connection) -> Report:
+    """What the vendor says of a connection."""
+    from syncd.memory import remembered
     from syncd.source import Report
 
     plan = parts.engine.plans[connection.source]
     try:
         credentials = parts.vault.open(connection.id, connection.sealed)
-        async with plan.source.connect(parts.engine.runs.link(plan, connection, credentials)) as api:
+        link = parts.engine.runs.link(plan, connection, credentials)
+        async with remembered(link, parts.store), plan.source.connect(link) as api:
             return await plan.source.check(api)
+    except LeaseLost:
+        return Report("not reached", problems=[("its credentials were replaced meanwhile", "check again")])
     except (SourceError, SealError) as error:
         hint = error.hint if isinstance(error, SourceError) else ""
         if isinstance(error, RateLimited):
@@ -224,7 +217,7 @@ async def _asked(parts: Parts, connection: Connection) -> Report:
         return Report("not reached", problems=[(str(error), hint)])
 
 
-def _put(settings: Settings, lines: list[Line]) -> tuple[int, int]:
+def put(settings: Settings, lines: list[Line]) -> tuple[int, int]:
     async def work() -> tuple[int, int]:
         vault = Vault(settings.keys())
         async with daemon.open_store(settings) as store:
@@ -255,7 +248,7 @@ def _found(found: bool, connection_id: int | None) -> None:
         raise UsageError(f"there is no connection {connection_id}; `syncd connections list` shows all")
 
 
-def _read(name: str) -> str:
+def read_text(name: str) -> str:
     try:
         return sys.stdin.read() if name == "-" else Path(name).read_text()
     except OSError as error:
@@ -264,7 +257,7 @@ def _read(name: str) -> str:
         raise UsageError(f"{name} is not UTF-8 text") from None
 
 
-def _object(text: str, what: str) -> dict[str, Any]:
+def object_of(text: str, what: str) -> dict[str, Any]:
     """A JSON object. Raises UsageError without repeating the text, which may hold a secret."""
     try:
         value = orjson.loads(text)
@@ -275,7 +268,7 @@ def _object(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def _line(body: dict[str, Any]) -> Line:
+def line_of(body: dict[str, Any]) -> Line:
     """A checked line. Raises UsageError that names what is wrong and never shows a credential."""
     if unknown := set(body) - _MEMBERS:
         raise UsageError(f"unknown member {', '.join(sorted(unknown))}; known: {', '.join(sorted(_MEMBERS))}")

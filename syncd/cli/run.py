@@ -6,6 +6,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
+import structlog
 import typer
 from rich.live import Live as LiveDisplay
 from rich.markup import escape
@@ -24,7 +25,9 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
+from syncd.policy import INTERRUPTED
 from syncd.report import status_report, workspaces
+from syncd.secret_files import exposed
 from syncd.sources import SOURCES
 from syncd.tasks import all_of
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from syncd.engine import Engine
+
+
+log = structlog.get_logger(__name__)
 
 
 def register(app: typer.Typer) -> None:
@@ -45,6 +51,8 @@ def serve(
 ) -> None:
     """Run the daemon: four cron jobs and HTTP, until SIGTERM or Ctrl-C; then it drains and exits 0."""
     settings = settings_of(config)
+    for key, file in exposed(settings):
+        log.warning("secret_file.exposed", key=key, file=str(file), way_out=f"chmod o-r {file}")
     try:
         perform(settings, daemon.serve(settings, migrate=migrate, ready=lambda at: typer.echo(f"syncd serves {at}")))
     except KeyboardInterrupt:
@@ -60,7 +68,8 @@ def run_once(
 ) -> None:
     """Run one cycle now and say what it did.
 
-    Takes every active connection, due or not, but none that another process runs. Exits 1 when a workspace failed.
+    Takes every active connection, due or not, but none that another process runs. Exits 1 when a workspace, or the
+    database in the middle of a run, failed.
     """
     known_source(source, all_too=True)
     settings = settings_of(config, quiet=sys.stderr.isatty())
@@ -70,7 +79,10 @@ def run_once(
         print_json(statuses if source == "all" else statuses[0])
     else:
         show_statuses(statuses)
-    raise typer.Exit(1 if any(status["failed_workspaces"] for status in statuses) else 0)
+    cut = [status["source"] for status in statuses if status["status"] == INTERRUPTED]
+    if cut:
+        err.print(f"{', '.join(cut)}: interrupted, the database failed; what is left is read next time")
+    raise typer.Exit(1 if cut or any(status["failed_workspaces"] for status in statuses) else 0)
 
 
 async def _cycles(settings: Any, names: list[str], workspace: str | None, *, sweep: bool) -> list[dict[str, Any]]:
