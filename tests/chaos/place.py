@@ -1,0 +1,212 @@
+"""A sandbox and the connections to it in a database: what processes read, and how it is compared with the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+import orjson
+from sqlalchemy import select, text
+
+from syncd import tables
+from syncd.credentials import Vault, generate_key
+from syncd.sandbox.app import Sandbox
+from syncd.sandbox.month import Event, Month
+from syncd.sandbox.world import Clock, Options, StandingClock, World
+from syncd.sources import SOURCES
+from syncd.store import Database, Line, Store
+from tests.chaos.forks import WAIT_S, Fork, Forks
+from tests.chaos.seeds import REPLAY
+from tests.months.moves import DEEDS, Move, events
+from tests.months.reading import BORN, KINDS, VOLATILE, compared
+
+KEY = generate_key()
+TINY = {"days": 1, "channels": 1, "messages_per_day": 2, "calls_per_day": 1, "meetings_per_day": 1, "mails_per_day": 2}
+GONG_SECOND = "30/1s"  # instead of 3: most of the time would go into waiting for it
+
+
+@dataclass(slots=True)
+class Place:
+    """``settings``: for a process. ``months``: what will happen at the vendors, a month for each workspace."""
+
+    box: Sandbox
+    database: Database
+    settings: dict[str, Any]
+    months: list[Month] = field(default_factory=list)
+    turns: int = 0
+
+    @property
+    def clock(self) -> Clock:
+        return self.box.world.clock
+
+    def events(self, workspace: str, events: Iterable[Event]) -> None:
+        self.months.append(Month(self.box, workspace, events))
+
+    def pass_time(self, by: timedelta) -> None:
+        """The vendors' clock goes on, and what is due by then happens."""
+        self.clock.advance(by)
+        for month in self.months:
+            month.play(self.clock.now())
+
+    async def turn(self, forks: Forks, **limits: Any) -> Fork:
+        """A process that runs a turn of the schedule now."""
+        self.turns += 1
+        return await forks.cycle(self.settings, at=self.clock.now(), turn=self.clock.now(), **limits)
+
+    async def whole_turn(self, forks: Forks) -> None:
+        """A turn that nothing disturbs: all must be well."""
+        fork = await self.turn(forks)
+        code = await fork.wait()
+        assert code == 0, f"{code}: {fork.said()[-3000:]}"
+
+    async def reconnect(self) -> int:
+        """What a person does for connections that need it; answers how many there were.
+
+        They need it when a vendor refused them, and when their refresh token is lost: it is good for one use, so who is
+        killed between the vendor's answer and storing it has lost it.
+        """
+        waiting = await self.rows("SELECT source, workspace_id, last_error FROM connections WHERE status <> 'ok'")
+        chosen = [line for line in self.lines() if (line.source, line.workspace_id) in {one[:2] for one in waiting}]
+        await Store(self.database, self.clock.now).connections.put(chosen, Vault([KEY]).seal)
+        return len(chosen)
+
+    def lines(self) -> list[Line]:
+        """Every connection with the credentials that hold now."""
+        given = self.box.connections()
+        return [Line(**{key: part for key, part in line.items() if key != "is_active"}) for line in given]
+
+    async def snapshot(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All that is stored, except what a process says of its own cycle and budgets."""
+        kept = [table for table in tables.metadata.sorted_tables if table.name not in {"cycles", "budgets"}]
+        async with self.database.read() as session:
+            return {
+                table.name: [tuple(row) for row in await session.execute(select(table).order_by(*table.primary_key))]
+                for table in kept
+            }
+
+    async def rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
+        async with self.database.read() as session:
+            return [tuple(row) for row in await session.execute(text(query), values)]
+
+    async def one(self, query: str, **values: Any) -> Any:
+        return (await self.rows(query, **values))[0][0]
+
+    async def held(self) -> dict[tuple[str, str], dict[str, dict[str, tuple[Any, bool]]]]:
+        """(source, workspace) → kind → external id → raw, and whether it is live."""
+        found: dict[tuple[str, str], dict[str, dict[str, tuple[Any, bool]]]] = {}
+        of = tables.connections
+        async with self.database.read() as session:
+            for kind in KINDS:
+                table = tables.metadata.tables[kind]
+                query = select(
+                    of.c.source, of.c.workspace_id, table.c.external_id, table.c.raw, table.c.deleted_at.is_(None)
+                ).join_from(table, of, of.c.id == table.c.connection_id)
+                for source, workspace, external_id, raw, live in await session.execute(query):
+                    place = found.setdefault((source, workspace), {one: {} for one in KINDS})
+                    place[kind][external_id] = (raw, bool(live))
+        return found
+
+    async def differences(self, sources: Iterable[str] = tuple(SOURCES)) -> list[str]:
+        """What is missing, stale, wrongly deleted or too much in the database, a line for each row."""
+        held, found = await self.held(), []
+        for source in sources:
+            for workspace in self.box.world.companies:
+                record = self.box.vendors[source].holdings(workspace)
+                mine = held.get((source, workspace), {one: {} for one in KINDS})
+                found += [f"{source} of {workspace}: {line}" for line in compared(record, mine, VOLATILE[source])]
+        return found
+
+    def breaches(self) -> list[str]:
+        """The calls that a limit forbade, by the sandbox's ledger."""
+        return [str(breach) for breach in self.box.world.breaches]
+
+
+@asynccontextmanager
+async def place(
+    database_url: str, options: Options, *, born: datetime | None = BORN, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[Place]:
+    """``born``: of the sandbox; None: now. ``settings``: beside those that point at it, ``sources`` over each source's."""
+    world = World(options, clock or StandingClock(born))
+    own = settings.pop("sources", {})
+    async with Sandbox(options, world=world) as box:
+        chosen = {
+            "database": {"url": database_url},
+            "secret_keys": KEY,
+            "log": {"level": "warning"},
+            "http": {"port": 0},
+            "sources": {name: mine | own for name, mine in addresses(box).items()},
+        } | settings
+        chosen["sources"]["gong"] |= {"limits": {"calls": GONG_SECOND}}
+        database = Database(database_url)
+        made = Place(box, database, chosen)
+        await Store(database, world.clock.now).connections.put(made.lines(), Vault([KEY]).seal)
+        try:
+            yield made
+        finally:
+            await database.close()
+
+
+def addresses(box: Sandbox) -> dict[str, dict[str, Any]]:
+    """Source → the settings that point it at the sandbox."""
+    sources: dict[str, dict[str, Any]] = {}
+    for name, value in box.environment().items():
+        _, source, *path, key = name.lower().removeprefix("syncd_").split("__")
+        place = sources.setdefault(source, {})
+        for one in path:
+            place = place.setdefault(one, {})
+        place[key] = value
+    return sources
+
+
+def tiny(seed: int, workspaces: int = 2, **sizes: Any) -> Options:
+    switches = {"gong.second": GONG_SECOND}
+    return Options(**{"seed": seed, "workspaces": workspaces, "switches": switches, **TINY, **sizes})
+
+
+def changes(throw: Random, many: int) -> Iterator[list[Event]]:
+    """For each source some changes, half an hour apart at the most. Nothing that ripens for days: months are for that."""
+    for source in SOURCES:
+        # a rename names a channel of the first workspace
+        deeds = [deed for deed in DEEDS[source] if deed != "rename" and "late" not in deed]
+        moves = [Move(throw.uniform(0, 0.5), throw.choice(deeds), throw.randrange(6)) for _ in range(many)]
+        yield events(source, moves)
+
+
+async def caught_up(spot: Place, forks: Forks) -> int:
+    """One turn in which the sweep and all of the backlog are due; answers how many more it took, as limits deferred it
+    or a person had to connect anew.
+    """
+    spot.pass_time(timedelta(hours=25))
+    for more in range(10):
+        fork = await spot.turn(forks)
+        assert await fork.wait() in {0, 1}, f"{REPLAY}\n{fork.said()}"
+        deferred = any(status["deferred_workspaces"] for status in orjson.loads(fork.out.read_bytes()))
+        if not await spot.reconnect() and not deferred:
+            return more
+        spot.pass_time(timedelta(minutes=15))
+    raise AssertionError(f"{REPLAY}: not caught up after ten turns")
+
+
+async def is_well(spot: Place, forks: Forks) -> None:
+    """A turn in which the sweep and all of the backlog are due, and the next, which details what the sweep found: after
+    these all is as if nothing had happened.
+    """
+    for passes in (timedelta(hours=25), timedelta(minutes=15)):
+        spot.pass_time(passes)
+        await spot.whole_turn(forks)
+    assert (found := await spot.differences()) == [], "\n".join([REPLAY, *found])
+    assert await spot.one("SELECT COUNT(*) FROM runs WHERE status = 'running'") == 0, REPLAY
+    assert await spot.one("SELECT COUNT(*) FROM connections WHERE failures > 0 OR lease IS NOT NULL") == 0, REPLAY
+    assert spot.breaches() == [], REPLAY
+
+
+async def until(what: Callable[[], bool | Awaitable[bool]], at_most_s: float = WAIT_S) -> None:
+    """Until ``what()`` is true. Raises TimeoutError."""
+    async with asyncio.timeout(at_most_s):
+        while not (done if isinstance(done := what(), bool) else await done):
+            await asyncio.sleep(0.005)
