@@ -39,8 +39,9 @@ TURN = timedelta(minutes=15)
 def configured(box: Sandbox, folder: str) -> Settings:
     sources: dict[str, dict[str, Any]] = {}
     for name, value in box.environment().items():
-        _, source, key = name.lower().removeprefix("syncd_").split("__")
-        sources.setdefault(source, {})[key] = value
+        _, source, *path = name.lower().removeprefix("syncd_").split("__")
+        if len(path) == 1:  # the apps by which people sign in are no matter here
+            sources.setdefault(source, {})[path[0]] = value
     for name, mine in sources.items():
         mine["limits"] = dict.fromkeys(type(getattr(Settings().sources, name)).vendor_limits, "1000000/1s")
     url = f"sqlite+aiosqlite:///{Path(folder) / 'syncd.db'}"

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from syncd.sandbox.app import Sandbox
     from syncd.sandbox.world import Options, World
 
-for name in [
-    name for name in os.environ if name.startswith("SYNCD_") and name not in {"SYNCD_TEST_DATABASE_URL", "SYNCD_MONTHS"}
-]:
+OF_TESTS = {"SYNCD_TEST_DATABASE_URL", "SYNCD_MONTHS", "SYNCD_CHAOS", "SYNCD_CHAOS_SEED", "SYNCD_FAULTS"}
+for name in [name for name in os.environ if name.startswith("SYNCD_") and name not in OF_TESTS]:
     del os.environ[name]
 
 

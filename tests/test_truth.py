@@ -25,8 +25,9 @@ WORKSPACES = 4
 def configured(box: Sandbox, url: str) -> Settings:
     sources: dict[str, dict[str, Any]] = {}
     for name, value in box.environment().items():
-        _, source, key = name.lower().removeprefix("syncd_").split("__")
-        sources.setdefault(source, {})[key] = value
+        _, source, *path = name.lower().removeprefix("syncd_").split("__")
+        if len(path) == 1:  # the apps by which people sign in are no matter here
+            sources.setdefault(source, {})[path[0]] = value
     return Settings(database={"url": url}, secret_keys=generate_key(), sources=sources)
 
 

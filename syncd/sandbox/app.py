@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,19 @@ import orjson
 from aiohttp import web
 
 from syncd.sandbox.fathom import Fathom
-from syncd.sandbox.faults import KINDS, Fault
+from syncd.sandbox.faults import KINDS, TOLD, Fault, Instead, is_paged
 from syncd.sandbox.gmail import Gmail
 from syncd.sandbox.gong import Gong
 from syncd.sandbox.slack import Slack
 from syncd.sandbox.switches import SWITCHES
-from syncd.sandbox.world import SEEN, Call, Options, Vendor, World
+from syncd.sandbox.world import FAULT, PAGED, SEEN, Call, Options, Vendor, World
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
     from typing import Self
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Sandbox:
@@ -73,18 +76,30 @@ class Sandbox:
         return [line for vendor in self.vendors.values() for line in vendor.connections()]
 
     @web.middleware
-    async def _middleware(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        response = await handler(request)
-        call = request.get(SEEN)
-        if call is None:
+    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[PAGED] = is_paged(request, await request.read())
+        arrived, status = self.world.clock.now(), 0
+        try:
+            response = await self._answered(request, handler)
+            status = response.status
             return response
-        vendor, method, workspace = call
-        fault = self.world.faults.take(vendor, method, workspace)
-        if fault is not None:
-            response = await KINDS[fault.kind](request, response, fault)
-        self.world.record(Call(self.world.clock.now(), vendor, method, workspace, response.status))
+        finally:
+            if SEEN in request:  # also one without an answer, as its client went away
+                vendor, method, workspace = request[SEEN]
+                self.world.record(Call(arrived, vendor, method, workspace, status))
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The vendor's answer, or what its fault makes of it."""
+        try:
+            answer = await handler(request)
+        except Instead:
+            answer = web.Response()
+        fault = request.get(FAULT)
+        if fault is None or not isinstance(answer, web.Response):
+            return answer
+        response = await KINDS[fault.kind](request, answer, fault)
+        if response.status == 429 and (told_s := response.get(TOLD)) is not None:
+            self.world.tells(told_s, "call", *request[SEEN])
         return response
 
 
@@ -103,6 +118,8 @@ class _Control:
             web.get("/control/truth", self._truth),
             web.get("/control/holdings", self._holdings),
             web.get("/control/calls", self._calls),
+            web.get("/control/breaches", self._breaches),
+            web.get("/control/renewals", self._renewals),
             web.get("/control/faults", self._faults),
             web.post("/control/faults", self._add_fault),
             web.delete("/control/faults", self._clear_faults),
@@ -120,7 +137,9 @@ class _Control:
                 "GET /control/truth?since=ISO": "what a perfect reader holds, per vendor and workspace",
                 "GET /control/holdings?vendor=V&workspace=W": "all that a perfect reader would hold now, as JSON",
                 "GET /control/calls": "how often each call was made",
-                "POST /control/faults": "{kind, vendor, method, workspace, times, skip, seconds}; kinds: "
+                "GET /control/breaches": "the calls that exceeded a limit, or came before a Retry-After was over",
+                "GET /control/renewals": "the refresh tokens that came, by digest, and whether one came again",
+                "POST /control/faults": "{kind, vendor, method, workspace, times, skip, seconds, seed}; kinds: "
                 + ", ".join(KINDS),
                 "DELETE /control/faults": "all faults end",
                 "POST /control/clock": '{"advance_s": 3600}: the vendors\' clock goes forward',
@@ -168,6 +187,12 @@ class _Control:
 
     async def _calls(self, request: web.Request) -> web.Response:
         return _json({f"{vendor} {method}": count for (vendor, method), count in sorted(self._world.counts.items())})
+
+    async def _breaches(self, request: web.Request) -> web.Response:
+        return _json([asdict(one) for one in self._world.breaches])
+
+    async def _renewals(self, request: web.Request) -> web.Response:
+        return _json([asdict(one) for one in self._world.renewals])
 
     async def _faults(self, request: web.Request) -> web.Response:
         return _json(

@@ -90,10 +90,13 @@ class _DemoSettings(Settings):
 
 
 def _settings(box: Sandbox, file: Path) -> Settings:
-    sources: dict[str, dict[str, str]] = {}
+    sources: dict[str, Any] = {}
     for name, value in box.environment().items():
-        _, source, key = name.lower().removeprefix("syncd_").split("__")
-        sources.setdefault(source, {})[key] = value
+        _, *above, key = name.lower().removeprefix("syncd_").split("__")
+        part = sources
+        for step in above:
+            part = part.setdefault(step, {})
+        part[key] = value
     chosen: dict[str, Any] = {"database": {"url": f"sqlite+aiosqlite:///{file}"}, "secret_keys": generate_key()}
     return _DemoSettings(**chosen, sources=Sources.model_validate(sources))
 

@@ -3,9 +3,7 @@
 Switches, the first being the default: ``fathom.oauth_flags`` 400, ignore · ``fathom.not_ready`` 404, null, empty ·
 ``fathom.inclusive`` off, on (``created_*``) · ``fathom.end`` null, blank, absent (``next_cursor``) · ``fathom.cursor``
 keyset, page · ``fathom.duplicates`` off, on (a page repeats the row before it) · ``fathom.heavy`` 30, 5 (a minute) ·
-``fathom.nulls`` off, on (nulls and words that the vendor's specification does not know).
-
-Not emulated: webhooks, and OAuth's consent page with the exchange of its code.
+``fathom.nulls`` off, on (nulls and words that the vendor's specification does not know). Not emulated: webhooks.
 """
 
 from __future__ import annotations
@@ -21,9 +19,10 @@ import orjson
 from aiohttp import web
 
 from syncd.limits import Rate
+from syncd.sandbox.consent import CodeRefused, Consent
 from syncd.sandbox.dataset import fathom as said
 from syncd.sandbox.dataset.fathom import zulu
-from syncd.sandbox.fathom_answers import answered, fingerprint, limited, moment
+from syncd.sandbox.fathom_answers import answered, fingerprint, limited, moment, waits
 from syncd.sandbox.fathom_recorded import PARTS, Recorded, holdings
 from syncd.sandbox.world import page_of
 
@@ -39,8 +38,7 @@ _BASE = "/fathom/external/v1"
 _SDK_TOKEN = "/fathom/video/external/v1/oauth2/token"  # contract: the SDKs post to another host than the docs name
 _PAGE, _DIRECTORY_PAGE = 10, 25
 _CALLS, _TOKENS, _MINUTE_S = Rate(60, 60), Rate(60, 60), 60
-_CURSOR_LIVES_S = 600  # UNCONFIRMED
-_TOKEN_LIVES_S = 3600  # UNCONFIRMED
+_CURSOR_LIVES_S, _TOKEN_LIVES_S = 600, 3600  # UNCONFIRMED
 _CLIENT = {"client_id": "sandbox-app", "client_secret": "sandbox-app-secret"}
 _HEAVY = {"transcript", "default_summary"}
 
@@ -86,6 +84,8 @@ class Fathom:
         self._access: dict[str, _Access] = {}
         self._refresh_tokens: dict[str, str] = {}  # spent ones too → workspace
         self._recent: dict[str, deque[float]] = {}
+        users = {workspace: company.staff[0].email for workspace, company in world.companies.items()}
+        self._consent = Consent(world, self.name, "/external/v1/oauth2/authorize", _CLIENT, users)
         for workspace, company in world.companies.items():
             account = self._accounts[workspace] = _Account(company)
             for who in company.staff:
@@ -153,7 +153,8 @@ class Fathom:
             **dict.fromkeys(("teams", "team_members", "users", "meeting_types"), self._directory),
         }
         gets = [web.get(f"{_BASE}/{path}", self._guarded(path, answer)) for path, answer in answers.items()]
-        return [*gets, web.post(f"{_BASE}/oauth2/token", self._token), web.post(_SDK_TOKEN, self._token)]
+        gets += [web.post(path, self._token) for path in (f"{_BASE}/oauth2/token", _SDK_TOKEN)]
+        return gets + self._consent.routes()
 
     def _guarded(
         self, path: str, answer: Callable[[web.Request, _Access], web.Response]
@@ -311,28 +312,40 @@ class Fathom:
         return self._page(request, rows, _DIRECTORY_PAGE, lambda row: row | further)
 
     async def _token(self, request: web.Request) -> web.Response:
-        """Only refreshing: form body, client in it, each refresh token good for one use."""
+        """A form, the client in it; each code and each refresh token is good for one use."""
         form = await request.post()
         workspace = self._refresh_tokens.get(str(form.get("refresh_token")), "")
         self._world.seen(request, "fathom", "oauth2/token", workspace)
-        wait = self._world.over_limit(_TOKENS, "fathom", str(form.get("client_id")), "token")
-        if wait is not None:
+        if (wait := self._world.over_limit(_TOKENS, "fathom", str(form.get("client_id")), "token")) is not None:
             return limited(wait)
         if any(form.get(name) != value for name, value in _CLIENT.items()):
             return answered({"error": "invalid_client"}, 400)
-        if form.get("grant_type") != "refresh_token":
+        if form.get("grant_type") not in {"refresh_token", "authorization_code"}:
             return answered({"error": "unsupported_grant_type"}, 400)
-        account = self._accounts.get(workspace)
-        if not account or account.revoked or form["refresh_token"] != account.tokens["refresh_token"]:
+        try:
+            account = self._granted(form, workspace)
+        except CodeRefused:
             return answered({"error": "invalid_grant"}, 400)
         self._mint(account)
         tokens = {name: account.tokens[name] for name in ("access_token", "refresh_token")}
         return answered({**tokens, "expires_in": _TOKEN_LIVES_S, "token_type": "Bearer", "scope": "public_api"})
 
+    def _granted(self, form: Mapping[str, Any], workspace: str) -> _Account:
+        if form["grant_type"] == "authorization_code":
+            account = self._accounts[self._consent.redeem(form).workspace]
+            account.revoked = False
+            return account
+        held, token = self._accounts.get(workspace), str(form.get("refresh_token"))
+        good = bool(held and not held.revoked and token == held.tokens["refresh_token"])
+        if self._world.renews("fathom", workspace, token, granted=good) and held:
+            return held
+        raise CodeRefused("refresh_token")
+
     def environment(self, base: str) -> Mapping[str, str]:
         return {
             "SYNCD_SOURCES__FATHOM__BASE_URL": base + _BASE,
             "SYNCD_SOURCES__FATHOM__TOKEN_URL": f"{base}{_BASE}/oauth2/token",
+            **self._consent.environment(base),
         }
 
     def connections(self) -> Iterator[Mapping[str, Any]]:
@@ -370,7 +383,7 @@ class Fathom:
             account.revoked = action == "revoke"
             return {"workspace": workspace, "revoked": account.revoked}
         if action == "add":
-            ready, summary, items = (now + timedelta(seconds=wait) for wait in _waits(body))
+            ready, summary, items = (now + timedelta(seconds=wait) for wait in waits(body))
             planned = said.Planned(said.KINDS[0], now - timedelta(seconds=9), ready, summary, items)
             one = self._record(account, planned, by=account.company.staff[int(body.get("user", 0))])
             one.item["title"] = str(body.get("title", one.item["title"]))
@@ -385,9 +398,3 @@ class Fathom:
         else:
             one.shared = action == "share"
         return {"recording_id": one.item["recording_id"]}
-
-
-def _waits(body: Mapping[str, Any]) -> Iterator[float]:
-    """Until transcript, summary and action items are ready."""
-    for name in ("ready_in_s", "summary_in_s", "items_in_s"):
-        yield float(body.get(name, body.get("ready_in_s", 0)))

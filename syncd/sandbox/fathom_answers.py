@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import zlib
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from aiohttp import web
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 def moment(text: str) -> datetime:
@@ -31,3 +31,9 @@ def limited(wait: float) -> web.Response:
 
 def answered(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, headers=headers, content_type="application/json")
+
+
+def waits(body: Mapping[str, Any]) -> Iterator[float]:
+    """Until transcript, summary and action items are ready."""
+    for name in ("ready_in_s", "summary_in_s", "items_in_s"):
+        yield float(body.get(name, body.get("ready_in_s", 0)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from syncd.limits import Rate
+from syncd.sandbox.consent import CodeRefused, Consent
 from syncd.sandbox.gmail_answers import TYPES, label_of, matches, record_of
 from syncd.sandbox.gmail_mailbox import CLIENT, Mailbox, mime, parts_of
 from syncd.sandbox.google import (
@@ -75,6 +76,8 @@ class Gmail:
         self._mailboxes = {workspace: Mailbox(world, company) for workspace, company in world.companies.items()}
         self._tokens: dict[str, tuple[Mailbox, datetime]] = {}
         self._issued = 0
+        addresses = {workspace: mailbox.address for workspace, mailbox in self._mailboxes.items()}
+        self._consent = Consent(world, self.name, "/o/oauth2/v2/auth", CLIENT, addresses)
 
     # ---- Vendor
 
@@ -99,11 +102,13 @@ class Gmail:
                 for name, (verb, path, do) in methods.items()
             ),
             web.post("/gmail/token", self._token),
+            *self._consent.routes(),
         ]
 
     def environment(self, base: str) -> Mapping[str, str]:
         prefix = "SYNCD_SOURCES__GMAIL__"
-        return {f"{prefix}BASE_URL": f"{base}/gmail", f"{prefix}TOKEN_URL": f"{base}/gmail/token"}
+        urls = {f"{prefix}BASE_URL": f"{base}/gmail", f"{prefix}TOKEN_URL": f"{base}/gmail/token"}
+        return {**urls, **self._consent.environment(base)}
 
     def connections(self) -> Iterator[Mapping[str, Any]]:
         for workspace, mailbox in self._mailboxes.items():
@@ -182,11 +187,12 @@ class Gmail:
             said = "Request had insufficient authentication scopes."
             detail = "ACCESS_TOKEN_SCOPE_INSUFFICIENT"
             raise Refusal(403, "insufficientPermissions", "PERMISSION_DENIED", said, detail=detail)
-        if self._world.over_limit(_BURST, self.name, mailbox.workspace, "burst") is not None:
+        if self._world.over_limit(_BURST, self.name, mailbox.workspace, "burst", told=None) is not None:
             raise Refusal(429, "rateLimitExceeded", "RESOURCE_EXHAUSTED", "Too many concurrent requests for user")
         prices = self._world.switch("gmail.prices", "new")
         cost = _PRICES[method][prices == "old"]
-        wait = self._world.over_limit(_RATES[prices], self.name, mailbox.workspace, "units", cost=cost)
+        limit = (self.name, mailbox.workspace, "units")
+        wait = self._world.over_limit(_RATES[prices], *limit, cost=cost, told=lambda wait: wait - 0.001)
         if wait is not None:
             at = (self._world.clock.now() + timedelta(seconds=wait)).isoformat(timespec="milliseconds")
             said = f"User-rate limit exceeded.  Retry after {at.replace('+00:00', 'Z')}"
@@ -211,7 +217,17 @@ class Gmail:
                 return answered({"error": "unauthorized_client", "error_description": said}, 401)
         elif any(form.get(key) != CLIENT[key] for key in CLIENT):
             return answered({"error": "invalid_client", "error_description": "The OAuth client was not found."}, 401)
-        if mailbox is None or mailbox.revoked:
+        if kind == "authorization_code":
+            try:
+                mailbox = self._consented(form)
+            except CodeRefused as wrong:
+                error = "redirect_uri_mismatch" if str(wrong) == "redirect_uri" else "invalid_grant"
+                return answered({"error": error, "error_description": "Bad Request"}, 400)
+        good = mailbox is not None and not mailbox.revoked
+        if kind == "refresh_token":
+            workspace = mailbox.workspace if mailbox else ""
+            self._world.renews(self.name, workspace, str(form.get(kind)), granted=good)
+        if mailbox is None or not good:
             said = "Token has been expired or revoked."
             return answered({"error": "invalid_grant", "error_description": said}, 400)
         self._issued += 1
@@ -221,6 +237,14 @@ class Gmail:
         answer = {"access_token": token, "expires_in": 3599, "scope": scope, "token_type": "Bearer"}
         first = {"refresh_token": mailbox.credentials["refresh_token"]} if kind == "authorization_code" else {}
         return answered(answer | first)
+
+    def _consented(self, form: Mapping[str, Any]) -> Mailbox:
+        """The mailbox whose owner gave the code: the sign-in is good again, for the scopes that were asked for."""
+        consented = self._consent.redeem(form)
+        mailbox = self._mailboxes[consented.workspace]
+        mailbox.revoked = False
+        mailbox.scopes = {one.removeprefix(_SCOPES) for one in consented.scopes.split()}
+        return mailbox
 
     # ---- the methods
 

@@ -200,8 +200,6 @@ class Mailbox:
         """Whether a form of the token endpoint speaks of this mailbox."""
         if kind == "refresh_token":
             return bool(form.get("refresh_token") == self.credentials["refresh_token"])
-        if kind == "authorization_code":
-            return bool(form.get("code") == f"4/{self.workspace}")
         try:
             return bool(claims_of(str(form.get("assertion")))["sub"] == self.address)
         except (ValueError, KeyError, TypeError):

@@ -3,9 +3,10 @@
 Switches (`Options.switches`): ``gong.transcript_not_ready`` = omit|empty|404, ``gong.transcript_first`` = off|on
 (transcripts are listed before their calls), ``gong.visibility`` = all|none (credentials that see nothing),
 ``gong.missing_scope`` (for example ``api:users:read``), ``gong.second`` and ``gong.day`` (the limits, ``3/1s`` and
-``10000/1d``), ``gong.redirect`` (a host that all requests are sent to).
+``10000/1d``), ``gong.redirect`` (a host that all requests are sent to), ``gong.refresh_grace_s`` (for so long a spent
+refresh token still works; 0).
 
-Not emulated: webhooks, and OAuth's consent page with the exchange of its code.
+Not emulated: webhooks.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import orjson
 from aiohttp import web
 
 from syncd.limits import Rate
+from syncd.sandbox.consent import CodeRefused, Consent
 from syncd.sandbox.dataset import gong as data
 from syncd.sandbox.dataset.gong import digits
 from syncd.sandbox.gong_pages import BAD_JSON, Pages, Refused, body_of, date, ids
-from syncd.sandbox.gong_tenant import Tenant
+from syncd.sandbox.gong_tenant import Tenant, basic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _NO_CALLS = "No calls found corresponding to the provided filters"
 _TOKEN_S = 86400
+_APP = {"client_id": "sandbox-app", "client_secret": "sandbox-app-secret"}  # of the consent page; serves every tenant
 
 
 class Gong:
@@ -73,6 +76,8 @@ class Gong:
             self._keys[tenant.basic("access_key", "access_key_secret")] = tenant
             self._clients[tenant.basic("client_id", "client_secret")] = tenant
             self._tokens[tenant.member("access_token")] = tenant, world.born + timedelta(seconds=_TOKEN_S)
+        named = {name: tenant.company.name for name, tenant in self._tenants.items()}
+        self._consent = Consent(world, self.name, "/oauth2/authorize", _APP, named)
 
     def routes(self) -> Sequence[web.RouteDef]:
         def get(path: str, scope: str, answer: _Handler) -> web.RouteDef:
@@ -91,11 +96,13 @@ class Gong:
             post("calls/extensive", "calls:read:extensive", self._post_extensive),
             post("calls/transcript", "calls:read:transcript", self._post_transcript),
             web.post("/gong/oauth2/generate-customer-token", self._token),
+            *self._consent.routes(),
         ]
 
     def environment(self, base: str) -> Mapping[str, str]:
         token_url = f"{base}/gong/oauth2/generate-customer-token"
-        return {"SYNCD_SOURCES__GONG__BASE_URL": f"{base}/gong", "SYNCD_SOURCES__GONG__TOKEN_URL": token_url}
+        prefix = "SYNCD_SOURCES__GONG__"
+        return {f"{prefix}BASE_URL": f"{base}/gong", f"{prefix}TOKEN_URL": token_url, **self._consent.environment(base)}
 
     def connections(self) -> Iterator[Mapping[str, Any]]:
         """Workspaces of even index hold an access key, the others OAuth tokens."""
@@ -289,20 +296,40 @@ class Gong:
 
     async def _token(self, request: web.Request) -> web.Response:
         """Parameters from the query, a form or JSON, as clients in the field send them."""
-        tenant = self._clients.get(request.headers.get("Authorization", ""))
-        self._world.seen(request, "gong", "oauth2/generate-customer-token", tenant.company.workspace if tenant else "")
         fields: dict[str, Any] = dict(request.query)
         if request.content_type == "application/json":
             fields |= await request.json()
         else:
             fields |= await request.post()
-        if tenant is None:
+        header = request.headers.get("Authorization", "")
+        tenant, by_app = self._clients.get(header), header == basic(**_APP)
+        now = self._world.clock.now()
+        if by_app:
+            tenant = next((one for one in self._tenants.values() if one.refreshed_by(fields, now)), None)
+        self._world.seen(request, "gong", "oauth2/generate-customer-token", tenant.company.workspace if tenant else "")
+        if tenant is None and not by_app:
             return web.json_response({"error": "invalid_client"}, status=401)
-        if fields.get("grant_type") != "refresh_token":
+        if fields.get("grant_type") == "authorization_code" and by_app:
+            try:
+                tenant = self._tenants[self._consent.redeem(fields).workspace]
+            except CodeRefused:
+                return web.json_response({"error": "invalid_grant"}, status=400)
+            tenant.revoked = False
+        elif fields.get("grant_type") != "refresh_token":
             return web.json_response({"error": "unsupported_grant_type"}, status=400)
-        if tenant.revoked or fields.get("refresh_token") != tenant.member("refresh_token"):
+        elif not self._renews(tenant, fields) or tenant is None:
             words = "The refresh token is expired, revoked or was used before"
             return web.json_response({"error": "invalid_grant", "error_description": words}, status=400)
+        return self._granted(tenant, fields, f"{request.scheme}://{request.host}/gong")
+
+    def _renews(self, tenant: Tenant | None, fields: Mapping[str, Any]) -> bool:
+        good = bool(tenant and not tenant.revoked and tenant.refreshed_by(fields, self._world.clock.now()))
+        workspace = tenant.company.workspace if tenant else ""
+        return self._world.renews(self.name, workspace, str(fields.get("refresh_token")), granted=good)
+
+    def _granted(self, tenant: Tenant, fields: Mapping[str, Any], base: str) -> web.Response:
+        grace = timedelta(seconds=int(self._world.switch("gong.refresh_grace_s", "0")))
+        tenant.spent[tenant.member("refresh_token")] = self._world.clock.now() + grace
         tenant.turn += 1
         lasts_s = int(fields.get("validity_duration", _TOKEN_S))
         token = tenant.member("access_token")
@@ -314,7 +341,7 @@ class Gong:
                 "expires_in": lasts_s,
                 "scope": "api:calls:read:extensive api:calls:read:transcript api:users:read api:workspaces:read",
                 "refresh_token": tenant.member("refresh_token"),
-                "api_base_url_for_customer": f"{request.scheme}://{request.host}/gong",
+                "api_base_url_for_customer": base,
             }
         )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from syncd.sandbox.dataset import gong as data
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from syncd.sandbox.dataset import Company
@@ -28,9 +29,17 @@ _EVERYTHING: dict[str, Any] = {
 }
 
 
+def basic(client_id: str, client_secret: str) -> str:
+    """The header of Basic authentication."""
+    return "Basic " + base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
+
+
 @dataclass(slots=True, kw_only=True)
 class Tenant:
-    """One company's Gong. ``turn``: how often its tokens were renewed; only the last refresh token is good."""
+    """One company's Gong. ``turn``: how often its tokens were renewed; the last refresh token is good.
+
+    ``spent``: those before it, and until when they are good all the same.
+    """
 
     company: Company
     users: list[dict[str, Any]]
@@ -39,6 +48,7 @@ class Tenant:
     secret: str
     revoked: bool = False
     turn: int = 0
+    spent: dict[str, datetime] = field(default_factory=dict)
     added: int = 0
 
     def member(self, kind: str) -> str:
@@ -48,7 +58,12 @@ class Tenant:
 
     def basic(self, user: str, password: str) -> str:
         """The header of Basic authentication with two of its members."""
-        return "Basic " + base64.b64encode(f"{self.member(user)}:{self.member(password)}".encode()).decode()
+        return basic(self.member(user), self.member(password))
+
+    def refreshed_by(self, fields: Mapping[str, Any], now: datetime) -> bool:
+        """Whether these parameters hold a refresh token of it that is good."""
+        token = fields.get("refresh_token")
+        return token == self.member("refresh_token") or (token in self.spent and self.spent[token] > now)
 
     def listed(self, now: datetime, *, unseen: bool = False) -> list[Recorded]:
         calls = (call for call in self.calls.values() if unseen or call.visible_at <= now)

@@ -1,10 +1,11 @@
 """Slack's Web API emulated under ``/slack/api/``, as far as syncd and its users need it.
 
-Switches of UNCONFIRMED and rarer behaviour: ``slack.restricted`` on (one call a minute and 15 objects for history and
-replies), ``slack.parent_on_pages`` all|first, ``slack.metadata_absent_at_end`` on, ``slack.short_pages`` on,
-``slack.429`` json|text|empty, ``slack.cursor_life_s``, ``slack.refresh_grace_s``, ``slack.token_life_s``.
+Switches of UNCONFIRMED and rarer behaviour: ``slack.restricted`` on (one call a minute, or ``slack.restricted_rate``,
+and 15 objects for history and replies), ``slack.parent_on_pages`` all|first, ``slack.metadata_absent_at_end`` on,
+``slack.short_pages`` on, ``slack.429`` json|text|empty, ``slack.cursor_life_s``, ``slack.refresh_grace_s``,
+``slack.token_life_s``.
 
-Not emulated: the Events API and other webhooks, and OAuth's consent page with the exchange of its code.
+Not emulated: the Events API and other webhooks.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import orjson
 from aiohttp import web
 
 from syncd.limits import Rate
+from syncd.sandbox.consent import CodeRefused, Consent
 from syncd.sandbox.dataset.slack import SYNCBOT, Office, Room, ts_of
 from syncd.sandbox.slack_pages import Json, Pages, Refusal, digest, within
 
@@ -95,12 +97,15 @@ class Slack:
             seal = digest(str(world.options.seed), workspace)
             access: dict[str, datetime | None] = {f"xoxb-{seal}": None, f"xoxp-{seal}": None}
             self._installs[workspace] = Install(office, f"xoxb-{seal}", access)
+        named = {workspace: install.office.company.name for workspace, install in self._installs.items()}
+        self._consent = Consent(world, self.name, "/oauth/v2/authorize", CLIENT, named)
 
     def routes(self) -> list[web.RouteDef]:
-        return [web.route(verb, "/slack/api/{method}", self._handle) for verb in ("GET", "POST")]
+        methods = [web.route(verb, "/slack/api/{method}", self._handle) for verb in ("GET", "POST")]
+        return [*methods, *self._consent.routes()]
 
     def environment(self, base: str) -> Mapping[str, str]:
-        return {"SYNCD_SOURCES__SLACK__BASE_URL": f"{base}/slack/api/"}
+        return {"SYNCD_SOURCES__SLACK__BASE_URL": f"{base}/slack/api/", **self._consent.environment(base)}
 
     def connections(self) -> Iterator[Mapping[str, Any]]:
         for workspace, install in self._installs.items():
@@ -198,7 +203,9 @@ class Slack:
         ends = install.access[token]
         if ends is not None and ends <= self._world.clock.now():
             raise Refusal("token_expired")
-        rate = Rate(1 if self._restricted(method) else PER_MINUTE.get(method, 50), 60.0)
+        usual = Rate(PER_MINUTE.get(method, 50), 60.0)
+        low = self._restricted(method) and Rate.parse(self._world.switch("slack.restricted_rate", "1/1m"))
+        rate = low or usual
         wait = self._world.over_limit(rate, "slack", install.office.company.workspace, method)
         if wait is not None:
             raise Refusal("ratelimited", retry_after=str(math.ceil(wait)))
@@ -317,17 +324,43 @@ class Slack:
         for key, code in (("client_id", "invalid_client_id"), ("client_secret", "bad_client_secret")):
             if form.get(key) != CLIENT[key]:
                 raise Refusal(code)
-        if form.get("grant_type") != "refresh_token":
-            raise Refusal("invalid_grant_type" if "grant_type" in form else "invalid_code")
-        grace = install.refresh.get(form.get("refresh_token", "")) if install else None
-        if install is None or install.refused or (grace is not None and grace <= self._world.clock.now()):
+        if form.get("grant_type", "authorization_code") == "authorization_code":
+            return self._installed(form)
+        if form["grant_type"] != "refresh_token":
+            raise Refusal("invalid_grant_type")
+        token = form.get("refresh_token", "")
+        grace = install.refresh.get(token) if install else None
+        good = bool(install and not install.refused) and (grace is None or grace > self._world.clock.now())
+        workspace = install.office.company.workspace if install else ""
+        if not self._world.renews("slack", workspace, token, granted=good) or install is None:
             raise Refusal("invalid_refresh_token")
+        return self._renewed(install)
+
+    def _renewed(self, install: Install) -> Json:
         self._renew(install)
         pair = {key: self._credentials(install)[key] for key in ("access_token", "refresh_token")}
+        life_s = int(self._world.switch("slack.token_life_s", "43200"))
+        return {**self._described(install), **pair, "expires_in": life_s}
+
+    def _described(self, install: Install) -> Json:
         office = install.office
         named = {"team": {"id": office.id, "name": office.company.name}, "bot_user_id": office.ids[SYNCBOT]}
-        life_s = int(self._world.switch("slack.token_life_s", "43200"))
-        return {**pair, **named, "token_type": "bot", "scope": ",".join(install.scopes), "expires_in": life_s}
+        return {**named, "token_type": "bot", "scope": ",".join(install.scopes)}
+
+    def _installed(self, form: Json) -> Json:
+        """A code buys the bot's token, or a pair once token rotation has begun; the app is in the workspace again."""
+        try:
+            consented = self._consent.redeem(form)
+        except CodeRefused as wrong:
+            codes = {"redirect_uri": "bad_redirect_uri", "verifier": "invalid_code_verifier"}
+            raise Refusal(codes.get(str(wrong), "invalid_code")) from None
+        install = self._installs[consented.workspace]
+        install.refused, install.scopes = None, consented.scopes.split(",")
+        further: Json = {"app_id": "A0SANDBOX1", "enterprise": None, "is_enterprise_install": False}
+        further |= {"authed_user": {"id": install.office.users[0]["id"]}}
+        if install.refresh:
+            return self._renewed(install) | further
+        return {**self._described(install), "access_token": install.token} | further
 
     def _renew(self, install: Install) -> None:
         """A new pair: at most two access tokens live, a spent refresh token serves for a short grace."""

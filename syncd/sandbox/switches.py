@@ -5,6 +5,7 @@ from __future__ import annotations
 SWITCHES = {
     "slack.429": "json|empty|text: the body of a 429",
     "slack.restricted": "off|on: history and replies 1 a minute, 15 objects a page",
+    "slack.restricted_rate": "1/1m: what slack.restricted leaves",
     "slack.parent_on_pages": "all|first: on which pages of replies the parent stands",
     "slack.short_pages": "off|on: pages shorter than asked for, with more to come",
     "slack.metadata_absent_at_end": "off|on: the last page has no response_metadata",
@@ -17,6 +18,7 @@ SWITCHES = {
     "gong.missing_scope": "a scope such as api:users:read that the credentials lack",
     "gong.second": "3/1s: the limit of calls a second",
     "gong.day": "10000/1d: the limit of calls a day",
+    "gong.refresh_grace_s": "0: seconds in which a spent refresh token still works",
     "gong.redirect": "a host that all requests are sent to",
     "fathom.oauth_flags": "400|ignore: what OAuth gets for include_transcript and include_summary",
     "fathom.not_ready": "404|null|empty: how content that is not ready is answered",

@@ -6,9 +6,12 @@ companies, so that the customer of a Slack thread is the customer of the call an
 
 from __future__ import annotations
 
+import hashlib
+import math
 import random
 import time
 from collections import Counter, deque
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,14 +20,17 @@ from aiohttp import web
 
 from syncd.limits import Bucket, Rate
 from syncd.sandbox.dataset import Company, company
-from syncd.sandbox.faults import Faults
+from syncd.sandbox.faults import IN_PLACE, Fault, Faults, Instead
 from syncd.sandbox.switches import SWITCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 SEEN = web.RequestKey("SEEN", tuple[str, str, str])  # what `World.seen` was told of a request
+PAGED = web.RequestKey("PAGED", bool)  # whether it asks for a further page of a listing
+FAULT = web.RequestKey("FAULT", Fault)  # what befalls it
+_call: ContextVar[tuple[str, str, str]] = ContextVar("_call", default=("", "", ""))  # the same, for `over_limit`
 
 
 class Clock:
@@ -101,6 +107,36 @@ class Call:
     status: int
 
 
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A request that a client which keeps the vendor's limits does not send.
+
+    ``kind``: ``exceeded`` = refused as a limit was used up; ``early`` = it came before the ``Retry-After`` that was
+    told for its limit, or by a fault 429 for this method and workspace, was over.
+    """
+
+    at: datetime
+    vendor: str
+    method: str
+    workspace: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A refresh token that came to a token endpoint. ``again``: it had bought an access token before.
+
+    ``token``: a digest of it. ``workspace``: empty where nobody ever had it.
+    """
+
+    at: datetime
+    vendor: str
+    workspace: str
+    token: str
+    again: bool
+    granted: bool
+
+
 class Vendor(Protocol):
     """What each emulated vendor offers to the app."""
 
@@ -152,7 +188,10 @@ class World:
         self.faults = Faults()
         self.ledger: deque[Call] = deque(maxlen=100_000)
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.breaches: list[Breach] = []
+        self.renewals: list[Renewal] = []
         self._buckets: dict[tuple[str, ...], Bucket] = {}
+        self._closed: dict[tuple[str, ...], float] = {}  # limit or call → until when it was told to wait
 
     def random(self, *path: object) -> random.Random:
         """A generator of its own for each thing made, so that one vendor's data does not move another's."""
@@ -165,21 +204,63 @@ class World:
         return self.options.switches.get(name, default)
 
     def seen(self, request: web.Request, vendor: str, method: str, workspace: str = "") -> None:
-        """Say what a request is: the middleware writes the ledger and acts out faults by it."""
-        request[SEEN] = (vendor, method, workspace)
+        """Say what a request is: the middleware writes the ledger and acts out faults by it.
 
-    def over_limit(self, rate: Rate, *bucket: str, cost: int = 1) -> float | None:
-        """None when the call is within ``rate``, else the seconds until it would be. A refused call counts nothing."""
+        Raises `Instead` where the fault is to be answered in the vendor's place.
+        """
+        call = request[SEEN] = (vendor, method, workspace)
+        _call.set(call)
+        self._look_if_early("call", *call)
+        fault = self.faults.take(*call, paged=request.get(PAGED, False))
+        if fault is not None:
+            request[FAULT] = fault
+            if fault.kind in IN_PLACE:
+                raise Instead
+
+    def over_limit(
+        self, rate: Rate, *bucket: str, cost: int = 1, told: Callable[[float], float] | None = math.ceil
+    ) -> float | None:
+        """None when the call is within ``rate``, else the seconds until it would be. A refused call counts nothing.
+
+        ``told``: how the vendor rounds these seconds when it tells them; None: it does not.
+        """
         if not self.options.limits:
             return None
         held = self._buckets.get(bucket)
         if held is None or held.rate != rate:
             held = self._buckets[bucket] = Bucket(rate, self.clock.monotonic, margin_s=0.0)
+        self._look_if_early("limit", *bucket)
         wait = held.wait_s(cost)
         if wait > 0:
+            self._breached("exceeded")
+            if told is not None:
+                self.tells(told(wait), "limit", *bucket)
             return wait
         held.draw(cost)
         return None
+
+    def tells(self, seconds: float, *what: str) -> None:
+        """A client was told to wait so long with calls of a limit (``limit``, …) or with a call (``call``, …)."""
+        self._closed[what] = self.clock.monotonic() + seconds
+
+    def _look_if_early(self, *what: str) -> None:
+        until = self._closed.get(what)
+        if until is None:
+            return
+        if self.clock.monotonic() < until:
+            self._breached("early")
+        else:
+            del self._closed[what]
+
+    def _breached(self, kind: str) -> None:
+        self.breaches.append(Breach(self.clock.now(), *_call.get(), kind))
+
+    def renews(self, vendor: str, workspace: str, token: str, *, granted: bool) -> bool:
+        """Say that a refresh token came, and what it was answered; answers the latter."""
+        mark = hashlib.sha256(token.encode()).hexdigest()[:16]
+        again = any(one.token == mark and one.granted for one in self.renewals)
+        self.renewals.append(Renewal(self.clock.now(), vendor, workspace, mark, again, granted))
+        return granted
 
     def record(self, call: Call) -> None:
         self.ledger.append(call)

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from syncd.errors import Rejected
 from syncd.records import Meeting
 from syncd.source import Report, Setting, Source, Stream
+from syncd.sources.fathom_account import OAUTH, owner
 from syncd.sources.fathom_api import Api, connect
 from syncd.sources.fathom_audit import lately, older
 from syncd.sources.fathom_details import details
@@ -66,4 +67,6 @@ SOURCE = Source(
         "teams": Setting(lambda names: isinstance(names, list) and all(map(text, names)), "a list of team names")
     },
     check=_check,
+    owner=owner,
+    oauth=OAUTH,
 )

@@ -13,13 +13,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import AuthError, Misconfigured, Rejected, Transient
-from syncd.sources.fathom_meetings import Json, objects, text, zulu
+from syncd.listing import Walk
+from syncd.sources.fathom_meetings import Json, identity, objects, text, zulu
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
-    from syncd.http import Answer, Link
+    from syncd.http import Link
+    from syncd.net import Answer
 
 DOWN = 3  # passing faults in a row, each of another meeting or day, after which the vendor is taken to be down
 _SECOND = timedelta(seconds=1)  # whether created_after and created_before are inclusive is not told
@@ -55,20 +57,21 @@ class Api:
         params |= {"created_after": zulu(after - _SECOND)} if after else {}
         params |= {"created_before": zulu(before + _SECOND)} if before else {}
         params |= {f"include_{part}": "true" for part in parts}
-        seen: set[str | None] = set()
-        token, restarted = None, False
-        while token or not seen:
+        walk = Walk("the listing of meetings")
+        token, restarted, last = None, False, False
+        while not last:
             try:
                 items, token = await self.page("meetings", params, token, heavy=bool(parts))
-            except Rejected:
-                if token is None or restarted:
+            except Rejected as error:
+                if token is None:
                     raise
-                token, restarted, seen = None, True, set()
+                if restarted:
+                    raise Transient(f"{error.message} after a fresh start") from None
+                token, restarted, walk = None, True, Walk("the listing of meetings")
                 continue
-            if token in seen:
-                raise Transient("the listing of meetings repeats a page token")
-            seen.add(token)
-            yield items, token is None
+            walk.step(token, items, {one for item in items if (one := identity(item))})
+            last = token is None
+            yield items, last
 
     async def recording(self, recording_id: str, part: str) -> Any:
         """``part`` is transcript or summary; None while it is not ready."""
@@ -131,7 +134,10 @@ async def _refreshed(link: Link) -> Mapping[str, Any]:
         if fault := answer.passing_fault():
             raise fault
         if answer.status != 200:
-            raise AuthError(f"no new token: {_words(answer)}", hint=_OAUTH_HINT)
+            words, code = f"no new token: {_words(answer)}", text((answer.object_or_none() or {}).get("error"))
+            if code == "invalid_client" or answer.status not in {400, 401, 403}:
+                raise Misconfigured(words, hint="check client_id, client_secret and token_url")
+            raise AuthError(words, hint=_OAUTH_HINT)
         return answer.json()
 
     got = await link.call("oauth2.token", attempt, draws={"token": 1}, renews=False)

@@ -15,7 +15,7 @@ from syncd.errors import Rejected, Transient
 from syncd.records import Deletion, Meeting, Transcript
 from syncd.source import Page, Pending
 from syncd.sources.fathom_api import DOWN
-from syncd.sources.fathom_meetings import identity, markdown, meeting, moment, transcript
+from syncd.sources.fathom_meetings import identity, markdown, meeting, moment, transcript, turns
 from syncd.sources.fathom_windows import HEAVY, deleted, merged, spans, vanished
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ async def _page(since: Since, items: list[Json], read_to: datetime, seen: _Seen)
             later.append(Pending(recording_id, "not read yet"))
             continue
         records.append(meeting(recording_id, raw))
-        if spoken and isinstance(spoken, list):
-            records.append(transcript(recording_id, spoken, raw.get("transcript_language")))
+        if told := turns(spoken):
+            records.append(transcript(recording_id, told, raw.get("transcript_language")))
         elif recording_id in heard:
             seen.held.append(recording_id)
         else:
@@ -112,7 +112,7 @@ async def _one_by_one(api: Api, since: Since, seen: _Seen, silent: list[str]) ->
         sample = random.Random(since.now.isoformat()).sample(sorted(sample), since.sample)
     for recording_id in [*seen.silent, *sample]:
         try:
-            said = await api.recording(recording_id, "transcript")
+            said = turns(await api.recording(recording_id, "transcript"))
             summary = await api.recording(recording_id, "summary")
             failed = 0
         except (Rejected, Transient) as error:
@@ -125,7 +125,7 @@ async def _one_by_one(api: Api, since: Since, seen: _Seen, silent: list[str]) ->
         stored = await since.held.stored(Meeting, [recording_id], "*")
         if stored and markdown(summary):
             records.append(meeting(recording_id, {**stored[recording_id][0], "default_summary": summary}))
-        if said and isinstance(said, list):
+        if said:
             records.append(transcript(recording_id, said, None))
         elif recording_id in seen.silent:
             silent.append(recording_id)

@@ -56,11 +56,21 @@ def _action_item(item: Json) -> Json:
     }
 
 
+def turns(value: object) -> list[object]:
+    """A transcript's turns where they have the documented form (contract), else none: it is read once, so what has
+    not is left for a later try.
+    """
+    given = value if isinstance(value, list) else []
+    told = [fields(one) for one in given]
+    whole = all(isinstance(one.get("text"), str) and isinstance(one.get("speaker", {}), dict) for one in told)
+    return given if whole else []
+
+
 def transcript(recording_id: str, said: list[object], language: object) -> Transcript:
-    turns = [_turn(one, fields(one.get("speaker"))) for one in objects(said)]
-    lines = "\n".join(f"{turn['speaker']}: {turn['text']}" if turn["speaker"] else str(turn["text"]) for turn in turns)
+    parts = [_turn(one, fields(one.get("speaker"))) for one in objects(said)]
+    lines = "\n".join(f"{turn['speaker']}: {turn['text']}" if turn["speaker"] else str(turn["text"]) for turn in parts)
     raw = {"transcript": said}
-    return Transcript(external_id=recording_id, raw=raw, language=text(language), segments=turns, text=lines)
+    return Transcript(external_id=recording_id, raw=raw, language=text(language), segments=parts, text=lines)
 
 
 def _turn(one: Json, speaker: Json) -> Json:

@@ -12,8 +12,9 @@ from aiogoogle.resource import GoogleAPI
 from google.auth import crypt, jwt
 
 from syncd.errors import Misconfigured, Rejected, Transient
+from syncd.listing import Walk
 from syncd.records import Message
-from syncd.sources.gmail_mail import conversation, long_texts, message, number, obj, objs, text
+from syncd.sources.gmail_mail import conversation, is_sound, long_texts, message, number, obj, objs, text
 from syncd.sources.gmail_refusals import SCOPE, refusal, refused
 
 if TYPE_CHECKING:
@@ -93,25 +94,39 @@ class Mailbox:
 
     async def listed(self, method: str, **query: object) -> AsyncGenerator[list[dict[str, Any]], None]:
         """The pages of ``threads.list`` or ``messages.list`` to the end; each row has an id. Newest first, but what
-        comes or goes meanwhile shifts the rest: a row may be given twice, or not at all.
+        comes or goes meanwhile shifts the rest: a row may be given twice, or not at all. After a stale page token it
+        starts again, once.
         """
-        query, member = {"maxResults": PER_PAGE, **query}, method.removesuffix(".list")
+        query, member, walk = {"maxResults": PER_PAGE, **query}, method.removesuffix(".list"), Walk(method)
+        restarted = False
         while True:
-            answer = await self.need(method, **query)
-            yield [one for one in objs(answer.get(member)) if text(one.get("id"))]
-            if not (token := text(answer.get("nextPageToken"))):
+            try:
+                answer = await self.need(method, **query)
+            except Rejected as error:
+                if "pageToken" not in query:
+                    raise
+                if restarted:
+                    raise Transient(f"{error.message} after a fresh start") from None
+                restarted, walk = True, Walk(method)
+                del query["pageToken"]
+                continue
+            token, given = text(answer.get("nextPageToken")), rows_of(answer, member)
+            rows = [one for one in objs(given) if text(one.get("id"))]
+            walk.step(token, given, {one["id"] for one in rows})
+            yield rows
+            if not token:
                 return
             query["pageToken"] = token
 
     async def newest(self, label: str) -> list[str]:
         """The ids of a label's newest threads, as many as a first read takes."""
-        wanted, found = int(self._link.options["threads_per_label"]), list[str]()
+        wanted, found = int(self._link.options["threads_per_label"]), dict[str, None]()
         async with aclosing(self.listed("threads.list", **in_label(label, maxResults=min(wanted, PER_PAGE)))) as pages:
             async for rows in pages:
-                found += [one["id"] for one in rows]
+                found |= dict.fromkeys(one["id"] for one in rows)
                 if len(found) >= wanted:
                     break
-        return list(dict.fromkeys(found))[:wanted]
+        return list(found)[:wanted]
 
     async def has(self, kind: Kind, external_id: str) -> bool:
         """Whether a message or a thread is there; only Gmail's own word says that it is not."""
@@ -127,7 +142,10 @@ class Mailbox:
         if raw is None:
             return None
         messages = []
-        for one in [one for one in objs(raw.get("messages")) if text(one.get("id"))]:
+        given = rows_of(raw, "messages")
+        if not all(map(is_sound, given)):  # stored, the thread would stay so until something happens in it
+            raise Transient("threads.get: a message without an id, or with parts of another form")
+        for one in given:
             handles = long_texts(one).items()
             texts = {part_id: await self._long_text(one["id"], handle) for part_id, handle in handles}
             messages.append(message(one, thread_id, texts))
@@ -171,6 +189,16 @@ async def connect(link: Link) -> AsyncIterator[Mailbox]:
     mailbox = Mailbox(link)
     link.refresh = mailbox.refresh
     yield mailbox
+
+
+def rows_of(answer: Mapping[str, Any], member: str) -> list[Any]:
+    """A list of an answer; it is left out where it is empty. Raises `Transient` where something else is in its place:
+    taken for empty, what it holds would be passed over for good.
+    """
+    given = answer.get(member, [])
+    if not isinstance(given, list):
+        raise Transient(f"an answer whose {member} are no list")
+    return given
 
 
 def in_label(label: str, **query: object) -> dict[str, object]:

@@ -10,9 +10,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import CursorExpired, Rejected, Transient
+from syncd.listing import Walk
 from syncd.records import Conversation, Message
 from syncd.source import Page, Pending
-from syncd.sources.gmail_mail import listed, number, obj, objs, text
+from syncd.sources.gmail_api import rows_of
+from syncd.sources.gmail_mail import listed, number, obj, text
 from syncd.sources.gmail_reread import Reread, history_id, reread
 from syncd.sources.gmail_threads import STREAM, Change, read, read_waiting
 
@@ -85,15 +87,20 @@ async def _changes(mailbox: Mailbox, since: Since, start: int) -> AsyncIterator[
     A message stored with a history id not below the record's holds that change already.
     """
     query: dict[str, Any] = {"startHistoryId": str(start), "maxResults": 100}
-    latest = covered = start
+    latest, covered, walk = start, start, Walk("history.list")
     while True:
-        answer = await mailbox.ask("history.list", **query)
+        try:
+            answer = await mailbox.ask("history.list", **query)
+        except Rejected as error:
+            if "pageToken" not in query:
+                raise
+            raise Transient(error.message) from None  # a stale page token: the next run goes on from the cursor
         if answer is None:
             raise CursorExpired(f"the mailbox's history after {start} is gone")
         if "pageToken" not in query:
             latest = max(latest, number(answer.get("historyId")))
-        changes = by_thread(answer)
-        last = max((number(record.get("id")) for record in objs(answer.get("history"))), default=0)
+        changes, stamps = by_thread(answer), [number(record["id"]) for record in rows_of(answer, "history")]
+        last = max(stamps, default=0)
         following = [*(change.first - 1 for change in changes.values()), last][1:]
         named = sorted({one for change in changes.values() for one in change.messages})
         held = await since.held.stored(Message, named, "historyId") if named else {}
@@ -109,6 +116,7 @@ async def _changes(mailbox: Mailbox, since: Since, start: int) -> AsyncIterator[
             page = await read(mailbox, since.held, thread, change, only=only)
             yield replace(page or Page(), cursor=str(covered))
         query["pageToken"] = text(answer.get("nextPageToken"))
+        walk.step(query["pageToken"], stamps, set(map(str, stamps)))
         if not query["pageToken"]:
             break
     if max(latest, covered) > start:
@@ -116,15 +124,22 @@ async def _changes(mailbox: Mailbox, since: Since, start: int) -> AsyncIterator[
 
 
 def by_thread(answer: Mapping[str, Any]) -> dict[str, Change]:
-    """A page of history, by thread, in the order of the records."""
+    """A page of history, by thread, in the order of the records.
+
+    Raises `Transient` where a record cannot be read: passed over, what it tells would be missed for good.
+    """
     changes: dict[str, Change] = {}
-    for record in objs(answer.get("history")):
+    for record in rows_of(answer, "history"):
         typed: set[str] = set()
+        if not number(obj(record).get("id")):
+            raise Transient("history.list: a record without an id")
         for kind in ("messagesAdded", "messagesDeleted", "labelsAdded", "labelsRemoved", "messages"):
-            for entry in objs(record.get(kind)):
-                one = entry if kind == "messages" else obj(entry.get("message"))
+            for entry in rows_of(record, kind):
+                one = obj(entry) if kind == "messages" else obj(obj(entry).get("message"))
                 message_id, thread = text(one.get("id")), text(one.get("threadId"))
-                if not message_id or not thread or (kind == "messages" and message_id in typed):
+                if not message_id or not thread:
+                    raise Transient("history.list: a record that does not say of which message it is")
+                if kind == "messages" and message_id in typed:
                     continue
                 typed.add(message_id)
                 change = changes.setdefault(thread, Change(first=number(record.get("id"))))

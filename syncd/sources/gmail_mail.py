@@ -74,6 +74,21 @@ def message(raw: Mapping[str, Any], thread_id: str, texts: Mapping[str, str]) ->
     )
 
 
+def is_sound(raw: object) -> bool:
+    """Whether a message of ``threads.get`` has an id, its stamp and its parts in the documented form (contract)."""
+    if not isinstance(raw, dict) or not text(raw.get("id")) or not number(text(raw.get("historyId"))):
+        return False
+    waiting, labels = [raw.get("payload")], raw.get("labelIds", [])
+    while waiting:
+        part = waiting.pop()
+        if not isinstance(part, dict) or not isinstance(part.get("body", {}), dict):
+            return False
+        if not isinstance(part.get("headers", []), list) or not isinstance(part.get("parts", []), list):
+            return False
+        waiting += part.get("parts", [])
+    return isinstance(labels, list)
+
+
 def long_texts(raw: Mapping[str, Any]) -> dict[str, str]:
     """The text parts that came as a handle instead of data (contract): part id → attachmentId."""
     return {

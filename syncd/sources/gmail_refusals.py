@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from syncd.errors import AuthError, Misconfigured, RateLimited, Rejected, SourceError, Transient
-from syncd.http import retry_after_s
+from syncd.net import retry_after_s
 from syncd.sources.gmail_mail import obj, objs, text
 
 if TYPE_CHECKING:
-    from syncd.http import Answer
+    from syncd.net import Answer
 
 SCOPE = "https://www.googleapis.com/auth/gmail.readonly"
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from syncd.errors import Transient
 from syncd.records import Conversation, Deletion, Message
 from syncd.source import Page
-from syncd.sources.gmail_mail import number
+from syncd.sources.gmail_mail import number, text
 from syncd.sources.gmail_threads import read
 from syncd.sources.gmail_unlisted import Unlisted, complete, unlisted_messages
 
@@ -61,8 +61,8 @@ class Reread:
 
 
 def history_id(profile: Mapping[str, Any]) -> str:
-    """The mailbox's present history id."""
-    if not (current := number(profile.get("historyId"))):
+    """The mailbox's present history id. Contract: digits as text; a number in its place may be anything."""
+    if not (current := number(text(profile.get("historyId")))):
         raise Transient("the mailbox's profile came without a history id")
     return str(current)
 

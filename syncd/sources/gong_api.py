@@ -15,12 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, Rejected, SourceError, Transient
-from syncd.sources.gong_calls import dicts, dig, number, text
+from syncd.listing import Walk
+from syncd.sources.gong_calls import dicts, dig, id_text, number, text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from syncd.http import Answer, Link
+    from syncd.http import Link
+    from syncd.net import Answer
 
     Pages = AsyncGenerator[tuple["Rows", bool], None]
 
@@ -80,19 +82,19 @@ class Api:
 
         A page token that expired or that Gong no longer takes starts the listing again, once.
         """
-        cursor, met, read, restarted, last = "", set[str](), 0, False, False
+        cursor, walk, read, restarted, last = "", Walk(f"the listing of {path}"), 0, False, False
         while not last:
             try:
                 rows, cursor, total = await self.ask(path, rows_key, body, cursor)
             except CursorExpired as error:
                 if restarted or not cursor:
                     raise Transient(error.message) from None
-                cursor, met, read, restarted = "", set(), 0, True
+                cursor, walk, read, restarted = "", Walk(f"the listing of {path}"), 0, True
                 continue
             read += len(rows)
-            if cursor in met or (total is not None and read > total + BATCH):
-                raise Transient(f"the listing of {path} runs in circles")
-            met.add(cursor)
+            if total is not None and read > total + BATCH:
+                raise Transient(f"the listing of {path} is longer than it says")
+            walk.step(cursor, rows, {one for row in rows if (one := _identity(row))})
             last = not cursor
             yield rows, last
 
@@ -127,9 +129,10 @@ async def _refresh(link: Link) -> Mapping[str, Any]:
             raise fault
         if answer.status != 200:
             code = text(dig(answer.object_or_none(), "error")) or "no reason given"
-            refused = AuthError if answer.status in (400, 401, 403) else Misconfigured
             message = f"the token is not renewed: HTTP {answer.status}, {code[:200]}"
-            raise refused(message, hint=f"{_RECONNECT}, or check client_id, client_secret and token_url")
+            if code == "invalid_client" or answer.status not in {400, 401, 403}:
+                raise Misconfigured(message, hint="check client_id, client_secret and token_url")
+            raise AuthError(message, hint=_RECONNECT)
         return answer.json()
 
     reply = await link.call("oauth2/generate-customer-token", attempt, draws={}, renews=False)
@@ -160,6 +163,11 @@ def _batch(body: Mapping[str, Any], rows_key: str) -> Batch:
     if not isinstance(rows, list) and (rows is not None or not isinstance(records, dict)):
         raise Transient(f"an answer without {rows_key}")
     return dicts(rows), text(dig(records, "cursor")) or "", number(dig(records, "totalRecords"))
+
+
+def _identity(row: Mapping[str, Any]) -> str | None:
+    """The id of a user, a transcript's or a call's, whichever the row is of."""
+    return id_text(row.get("id")) or id_text(row.get("callId")) or id_text(dig(row, "metaData", "id"))
 
 
 def iso(at: datetime) -> str:

@@ -217,7 +217,7 @@ async def reading(
         mine: dict[str, Any] = {
             key.removeprefix(prefix).lower(): value
             for key, value in box.environment().items()
-            if key.startswith(prefix)
+            if key.startswith(prefix) and "__OAUTH__" not in key
         }
         limits = type(getattr(Settings().sources, source)).vendor_limits
         configured = Settings(

@@ -124,12 +124,6 @@ async def test_the_token_endpoint_refuses_in_googles_words(client, form, status,
     assert answer[1]["error_description"]
 
 
-async def test_an_authorization_code_brings_the_refresh_token(client):
-    c = await client()
-    _, body = await c.sign_in(grant_type="authorization_code", code="4/acme")
-    assert body["refresh_token"] == c.line["credentials"]["refresh_token"]
-
-
 async def test_a_revoked_sign_in_is_refused_everywhere_until_it_is_restored(client):
     c = await client()
     c.act("revoke")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from syncd import tables
 from syncd.credentials import generate_key
@@ -37,6 +37,7 @@ class Reader:
         self.parts.engine._buckets._buckets.clear()
         async with self.parts.store.database.write() as session:
             await session.execute(update(tables.connections).values(limited_until=None))
+            await session.execute(delete(tables.budgets))
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
         known = tables.metadata.tables[table]
@@ -86,7 +87,7 @@ async def reader(tmp_path: Path, empty_sqlite: Path) -> AsyncIterator[MakeReader
                 mine |= {
                     key.removeprefix(prefix).lower(): value
                     for key, value in box.environment().items()
-                    if key.startswith(prefix)
+                    if key.startswith(prefix) and "__OAUTH__" not in key
                 }
             mine |= {"base_url": base_url} if base_url else {}
             mine |= {"token_url": token_url} if token_url else {}

@@ -108,7 +108,7 @@ class Stage:
         mine = {
             key.removeprefix(prefix).lower(): value
             for key, value in self.box.environment().items()
-            if key.startswith(prefix)
+            if key.startswith(prefix) and "__OAUTH__" not in key
         }
         settings = Settings(
             database={"url": f"sqlite+aiosqlite:///{file}"},

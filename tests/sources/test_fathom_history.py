@@ -12,8 +12,8 @@ from sqlalchemy import delete, update
 from syncd import tables
 from syncd.audit import Audit, Finding
 from syncd.backfill import Backfill, Part
+from syncd.live import Errand
 from syncd.records import Meeting, Transcript
-from syncd.runs import Errand
 from syncd.sandbox.faults import Fault
 from syncd.sandbox.world import Options
 from syncd.source import Estimate

@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from syncd.errors import Transient
-from syncd.http import Answer, Link
+from syncd.http import Link
 from syncd.limits import Buckets
+from syncd.net import Answer
 from syncd.sandbox.faults import Fault
 from syncd.sandbox.world import Options
 from syncd.source import Page, Since, Waiting
@@ -283,12 +284,12 @@ async def test_an_expired_cursor_starts_the_window_again_once():
 
 
 async def test_a_cursor_that_repeats_ends_the_run():
-    with pytest.raises(Transient, match="circles"):
+    with pytest.raises(Transient, match="a second time"):
         await _read(_api(Scripted(*[_listing("1", cursor="c1")] * 3)))
 
 
 async def test_a_listing_longer_than_its_total_ends_the_run():
-    with pytest.raises(Transient, match="circles"):
+    with pytest.raises(Transient, match="longer than it says"):
         await _read(_api(Scripted(*[_listing(*"123456789", cursor=f"c{number}") for number in range(20)])))
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from syncd.errors import AuthError, CursorExpired, Misconfigured, Rejected, Transient
-from syncd.http import Answer
+from syncd.net import Answer
 from syncd.sources import gong_api, gong_calls, gong_window
 
 CALL = {
