@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -117,9 +118,8 @@ def _good(response: web.Response) -> dict[str, Any] | None:
 def _changed(response: web.Response, change: Callable[[Any], Any], seed: int) -> web.Response:
     answer = _good(response)
     if answer is not None:
-        response.body = orjson.dumps(
-            {key: part if key in _ENVELOPE else _top(part, key, change, seed) for key, part in answer.items()}
-        )
+        changed = {key: part if key in _ENVELOPE else _top(part, key, change, seed) for key, part in answer.items()}
+        response.body = json.dumps(changed, ensure_ascii=False).encode()  # orjson has no integer beyond 64 bits
     return response
 
 
@@ -153,5 +153,5 @@ def _swapped(value: Any) -> Any:
     if isinstance(value, list):
         return {str(at): _swapped(part) for at, part in enumerate(value)}
     if isinstance(value, str):
-        return len(value)
+        return int(value) if value.isdecimal() else len(value)
     return "null" if value is None else str(value)
