@@ -41,6 +41,7 @@ _BROKEN = (
     aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, httpx.NetworkError, httpx.RemoteProtocolError, OSError,
 )  # fmt: skip
 RENEW_EARLY = timedelta(minutes=2)
+_LAST_WORD_S = 5.0  # so long a run that is cut waits for new tokens: less than a draining daemon waits for its runs
 
 
 @dataclass(kw_only=True)
@@ -159,7 +160,7 @@ class Link:
             if self.credentials.get("access_token") != spent:
                 return True
             # Though we are cut: what the vendor gave, it gives no second time.
-            return await to_its_end(self._renewed(spent))
+            return await to_its_end(self._renewed(spent), _LAST_WORD_S)
 
     async def _renewed(self, spent: object) -> bool:
         async with self.alone() as stored:

@@ -11,13 +11,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await ``work`` even when we are cancelled meanwhile (then raise that), but not for ever."""
+async def to_its_end(work: Coroutine[Any, Any, T], within_s: float = 10.0) -> T:
+    """Await ``work`` even when we are cancelled meanwhile (then raise that), but not for ever.
+
+    After ``within_s`` it is cut as well: what outlives us would use what is closed under it.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=10)
+        await asyncio.wait([task], timeout=within_s)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=1.0)
         raise
 
 

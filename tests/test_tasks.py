@@ -67,3 +67,21 @@ async def test_the_last_write_is_done_though_we_are_cancelled() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert done == ["written"]
+
+
+async def test_what_does_not_end_in_time_is_cut_with_who_waits_for_it() -> None:
+    begun, ended = asyncio.Event(), []
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("work")
+
+    waiting = asyncio.create_task(to_its_end(work(), within_s=0.01))
+    await begun.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended == ["work"]
