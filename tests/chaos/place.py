@@ -169,10 +169,14 @@ def tiny(seed: int, workspaces: int = 2, **sizes: Any) -> Options:
 
 
 def changes(throw: Random, many: int) -> Iterator[list[Event]]:
-    """For each source some changes, half an hour apart at the most. Nothing that ripens for days: months are for that."""
+    """For each source some changes, half an hour apart at the most. Nothing that ripens for days: months are for that.
+
+    No history that expires either: of a mail that came and went to the bin before it, and before a run could see it,
+    nothing tells any more.
+    """
     for source in SOURCES:
         # a rename names a channel of the first workspace
-        deeds = [deed for deed in DEEDS[source] if deed != "rename" and "late" not in deed]
+        deeds = [deed for deed in DEEDS[source] if deed not in {"rename", "expire_history"} and "late" not in deed]
         moves = [Move(throw.uniform(0, 0.5), throw.choice(deeds), throw.randrange(6)) for _ in range(many)]
         yield events(source, moves)
 
