@@ -148,10 +148,11 @@ def test_a_connection_whose_backfill_failed_is_told_with_a_way_out(
 def test_a_backfill_stopped_by_ctrl_c_says_that_it_goes_on(syncd: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
-    def stop(_: str) -> None:
-        signal.raise_signal(signal.SIGINT)
+    def stop(name: str) -> None:
+        if name == "0":
+            signal.raise_signal(signal.SIGINT)
 
-    scripts(monkeypatch, backfill=[older("old", before=stop)])
+    scripts(monkeypatch, backfill=[older(*map(str, range(50)), before=stop)])  # more than are read until it is heard
     typed = syncd(*BACKFILL, "-w", "acme")
     assert typed.code == 130
     assert "stopped: 0 of 1 connections finished; the same command goes on where it was" in typed.err

@@ -19,6 +19,7 @@ from sqlalchemy import text
 from syncd.credentials import Vault, generate_key
 from syncd.sandbox.app import Sandbox
 from syncd.sandbox.world import Options
+from syncd.sources import SOURCES
 from syncd.store import Database, Line, Store
 from tests.postgres import Postgres
 from tests.process import Daemon, command, environment, wait_for
@@ -28,7 +29,10 @@ MakeSandbox = Callable[[Options], Awaitable[Sandbox]]
 
 
 def env(url: str, **values: str) -> dict[str, str]:
-    return environment(SYNCD_DATABASE__URL=url, SYNCD_SECRET_KEYS=KEY, SYNCD_HTTP__PORT="0", **values)
+    """A daemon's settings. Its turns are half an hour ago and hence: none comes while a test looks."""
+    cron = f"{(datetime.now(UTC).minute + 30) % 60} * * * *"
+    crons = {f"SYNCD_SOURCES__{name.upper()}__CRON": cron for name in SOURCES}
+    return environment(SYNCD_DATABASE__URL=url, SYNCD_SECRET_KEYS=KEY, SYNCD_HTTP__PORT="0", **(crons | values))
 
 
 class Scene:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,11 +130,16 @@ def apart_s(app: Restricted) -> float:
 async def test_forty_channels_are_read_in_turn_and_the_estimate_is_true(restricted: MakeRestricted) -> None:
     app = await restricted(40, {"channels": [f"C{n:09d}" for n in range(40)]})
     told = [await app.turn() for _ in range(6)]
-    assert [row["pass_read"] for row in told] == [11, 22, 33, 0, 11, 22]
+    read = [row["pass_read"] for row in told]
+    assert read == pytest.approx([11, 22, 33, 0, 11, 22], abs=2)  # a call more or less fits into ten minutes
+    assert read[3] == 0, "the pass is done"
     assert {(row["pass_parts"], row["pass_of"], row["state"]) for row in told} == {(40, "channels", "ok")}
-    assert len(set(app.order[:40])) == 40
-    assert app.order[40:] == app.order[:22]
-    assert [row["pass_s"] for row in told] == pytest.approx([apart_s(app)] * 6, rel=0.2)
+    order = [one for one, _ in groupby(app.order)]  # who was asked as the time was up is the next run's first
+    assert len(set(order[:40])) == 40
+    assert order[40:] == order[: len(order) - 40]
+    assert [row["pass_s"] for row in told[1:]] == pytest.approx([apart_s(app)] * 5, rel=0.2)
+    # one run alone may have read a channel less than most will: then it tells of a turn more
+    assert told[0]["pass_s"] - told[-1]["pass_s"] in {0, 15 * 60}
     assert app.box.world.breaches == []
 
 
