@@ -153,7 +153,11 @@ def test_a_backfill_stopped_by_ctrl_c_says_that_it_goes_on(syncd: Shell, monkeyp
             signal.raise_signal(signal.SIGINT)
 
     scripts(monkeypatch, backfill=[older(*map(str, range(50)), before=stop)])  # more than are read until it is heard
-    typed = syncd(*BACKFILL, "-w", "acme")
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        typed = syncd(*BACKFILL, "-w", "acme")
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert typed.code == 130
     assert "stopped: 0 of 1 connections finished; the same command goes on where it was" in typed.err
     rows = orjson.loads(syncd("connections", "list", "--json").out)
