@@ -103,7 +103,6 @@ class Link:
         """
         drawn = {method: 1} if draws is None else draws
         patience = Patience(self.patience_s, self.slot, self.on_wait)
-
         spent: object = None
 
         async def once() -> T:

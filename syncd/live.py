@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from syncd.errors import LeaseLost
@@ -62,6 +62,11 @@ class Live:
     @property
     def calls(self) -> int:
         return self.link.calls if self.link else 0
+
+    @property
+    def did(self) -> dict[str, int]:
+        """What it did so far, for a log line."""
+        return {"records": self.records, **asdict(self.counts), "calls": self.calls}
 
     def owned(self) -> None:
         """Raises `LeaseLost` once the lease may be another's: we were frozen, or could not renew it for so long."""

@@ -8,6 +8,7 @@ import traceback
 from contextlib import aclosing, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -287,11 +288,7 @@ class Runs:
         say(
             "run.finished",
             status=verdict.run_status,
-            records=live.records,
-            added=live.counts.added,
-            changed=live.counts.changed,
-            deleted=live.counts.deleted,
-            calls=live.calls,
+            **live.did,
             **({"kind": ended.error_kind, "error": ended.error, "hint": ended.hint} if error is not None else {}),
         )
         if error is not None and kind_of(error) == "internal" and not isinstance(error, SQLAlchemyError | OSError):
@@ -337,12 +334,6 @@ class Runs:
                 until = self._now() + timedelta(seconds=seconds)
                 await self._store.connections.waits(connection.id, lease, limit, until)
 
-        def called(method: str, outcome: str, seconds: float) -> None:
-            self._metrics.calls.labels(plan.source.name, method, outcome).inc()
-            self._metrics.call_seconds.labels(plan.source.name).observe(seconds)
-            if live and live.slot and outcome != Transient.kind:
-                live.slot.answered()
-
         rates, low_rates = plan.limits(connection.settings)
         return Link(
             source=plan.source.name,
@@ -360,11 +351,17 @@ class Runs:
             alone=renewal.alone,
             patience_s=plan.patience_s,
             now=self._now,
-            on_call=called,
+            on_call=partial(self._called, plan.source.name, live),
             slot=live.slot if live else None,
             owned=owned,
             on_wait=waits,
         )
+
+    def _called(self, source: str, live: Live | None, method: str, outcome: str, seconds: float) -> None:
+        self._metrics.calls.labels(source, method, outcome).inc()
+        self._metrics.call_seconds.labels(source).observe(seconds)
+        if live and live.slot and outcome != Transient.kind:
+            live.slot.answered()
 
 
 def _begins_again(plan: Plan, live: Live, verdict: Verdict, now: datetime) -> datetime:
