@@ -199,25 +199,26 @@ async def test_a_window_that_lists_nothing_deletes_nothing(quiet):
     assert (await live(r), calls(r, "calls/extensive") - before) == ([call], 1)
 
 
-async def test_where_a_window_lists_nothing_an_older_call_is_the_witness_of_a_deletion(quiet):
+async def three_days_apart(quiet) -> tuple[Reader, str, str]:
+    """A call that is out of the cycle's window, and the only one in it."""
     r = await quiet()
     older = add(r)
     await later(r)
     r.box.world.clock.advance(timedelta(days=3))
     call = add(r)
     await later(r)
+    return r, older, call
+
+
+async def test_where_a_window_lists_nothing_an_older_call_is_the_witness_of_a_deletion(quiet):
+    r, older, call = await three_days_apart(quiet)
     r.box.gong.act("acme", "delete", {"id": call})
     await later(r, minutes=15)
     assert await live(r) == [older]
 
 
 async def test_but_not_where_the_older_call_is_not_shown_either(quiet):
-    r = await quiet()
-    older = add(r)
-    await later(r)
-    r.box.world.clock.advance(timedelta(days=3))
-    call = add(r)
-    await later(r)
+    r, older, call = await three_days_apart(quiet)
     r.box.world.options.switches["gong.visibility"] = "none"
     await later(r, minutes=15)
     assert sorted(await live(r)) == sorted([older, call])
