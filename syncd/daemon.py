@@ -10,6 +10,7 @@ import socket
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -82,6 +83,7 @@ def plan(settings: Settings, name: str) -> Plan:
         low_rates=getattr(mine, "low_limits", {}),
         low_for_s=getattr(mine, "low_for", timedelta(0)).total_seconds(),
         next_turn=next_turn,
+        last_turn=partial(last_turn, trigger),
     )
 
 

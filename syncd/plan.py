@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from syncd.limits import Rate
     from syncd.source import Source
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A source and how it is run. ``next_turn``: the first cron turn after a moment. ``slots``: runs at once.
+    """A source and how it is run. ``slots``: runs at once.
+
+    ``next_turn``: the first cron turn after a moment; ``last_turn``: the last one that is not after it.
 
     ``low_rates``: what the vendor may lower some of ``rates`` to, which then holds for ``low_for_s``.
     """
@@ -31,12 +34,20 @@ class Plan:
     options: Mapping[str, Any]
     rates: Mapping[str, Rate]
     next_turn: Callable[[datetime], datetime]
+    last_turn: Callable[[datetime], datetime]
     low_rates: Mapping[str, Rate] = field(default_factory=dict)
     low_for_s: float = 0.0
 
     def halved(self) -> Plan:
         """The same with half of each limit, for a backfill: the regular cycles keep the other half."""
         return replace(self, rates=_halves(self.rates), low_rates=_halves(self.low_rates))
+
+    def turns_ago(self, now: datetime, turns: int) -> datetime:
+        """So many turns before the last one."""
+        turn = self.last_turn(now)
+        for _ in range(turns):
+            turn = self.last_turn(turn - timedelta(seconds=1))
+        return turn
 
     def limits(self, settings: Mapping[str, Any]) -> tuple[Mapping[str, Rate], Mapping[str, Rate]]:
         """The limits of a connection with these settings, and what the vendor may lower some of them to."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from syncd.passes import Pass
+from syncd.store.status import Missed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,41 +16,86 @@ if TYPE_CHECKING:
     from syncd.settings import Settings
     from syncd.source import Source
     from syncd.store import Store
+    from syncd.store.status import Wanted
 
 
 async def status_report(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Any]:
     """``{"timestamp", "sources": {name: …}, "connections": […]}``; times are ISO 8601 in UTC, null where unknown.
 
-    A connection's ``state`` is what a person needs to know: ``ok``, ``new``, ``running``, ``limited`` (its vendor said
-    later), ``failing``, ``paused``, ``removed``, ``unassigned`` (no workspace), ``needs_reauth``, ``misconfigured``.
+    As `overview`, with every connection.
+    """
+    rows = await store.status.connections(missed(store, plans, settings))
+    return await overview(store, plans, settings) | {"connections": [_connection(row, store, plans) for row in rows]}
+
+
+async def overview(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Any]:
+    """``{"timestamp", "sources": {name: …}}``, of sums, however many connections there are.
+
+    A source's ``states``, ``freshness`` and ``troubles``: how many connections of each; ``waiting``: limit → how many
+    wait for it; ``oldest_read_at``: when the one that was read longest ago was last read.
+    """
+    now, status = store.status.now(), store.status
+    sums = await status.sums(missed(store, plans, settings))
+    waiting, backlogs = await status.waiting(), await status.backlogs()
+    sources = {}
+    for name, plan in plans.items():
+        mine, enabled = [one for one in sums if one.source == name], getattr(settings.sources, name).enabled
+        counts: dict[str, Counter[str]] = {key: Counter() for key in ("state", "freshness", "trouble")}
+        for one in mine:
+            for key, counter in counts.items():
+                if (value := getattr(one, key)) is not None:
+                    counter[value] += one.count
+        read = [one.oldest for one in mine if one.oldest is not None and one.freshness is not None]
+        sources[name] = {
+            "enabled": enabled,
+            "next_turn": _iso(plan.next_turn(now)) if enabled else None,
+            "last_cycle": plain(await status.last_cycle(name)),
+            "connections": sum(one.count for one in mine),
+            "states": dict(sorted(counts["state"].items())),
+            "freshness": dict(sorted(counts["freshness"].items())),
+            "troubles": dict(sorted(counts["trouble"].items())),
+            "waiting": {limit: count for source, limit, count in waiting if source == name},
+            "backlog": backlogs.get(name, 0),
+            "oldest_read_at": _iso(min(read)) if read else None,
+        }
+    return {"timestamp": _iso(now), "sources": sources}
+
+
+async def found(
+    store: Store, plans: Mapping[str, Plan], settings: Settings, wanted: Wanted, **how: Any
+) -> tuple[list[dict[str, Any]], int]:
+    """The connections that are ``wanted``, and how many there are; ``how``: as `Status.find` has it.
+
+    A connection's ``state`` is what it does: ``ok``, ``new``, ``running``, ``limited`` (its vendor said later),
+    ``failing``, ``paused``, ``removed``, ``unassigned`` (no workspace), ``needs_reauth``, ``misconfigured``.
+    ``freshness``: ``on_time``, ``late`` (a whole turn went by without a success), ``overdue`` (two), null where nobody
+    reads it. ``trouble``: ``needs_reauth``, ``misconfigured``, ``failing``, ``overdue``, ``late``, the first
+    that holds.
 
     ``limited_until``, ``limited_by``: until when it waits for which limit, null when it does not; a running one waits
     on the spot. ``pass_s``: how many seconds a pass over its ``pass_parts`` ``pass_of`` (such as 40 channels) takes,
     null while nothing tells; ``pass_read`` of them are read in the one under way. All null where one run reads all.
-    A source's ``waiting``: limit → how many connections wait for it.
     """
-    now = datetime.now(UTC)
-    connections = await store.status.connections()
-    for row in connections:
-        if row["limited_until"] is not None and row["limited_until"] <= now:
-            row["limited_until"] = row["limited_by"] = None
-        row.update(_pass(row.pop("progress"), plans.get(row["source"])))
-        row["state"] = _state(row)
-    sources = {}
-    for name, plan in plans.items():
-        mine = [row for row in connections if row["source"] == name]
-        enabled = getattr(settings.sources, name).enabled
-        states = [row["state"] for row in mine]
-        sources[name] = {
-            "enabled": enabled,
-            "next_turn": _iso(plan.next_turn(now)) if enabled else None,
-            "last_cycle": _plain(await store.status.last_cycle(name)),
-            "connections": len(mine),
-            "states": {state: states.count(state) for state in sorted(set(states))},
-            "waiting": dict(sorted(Counter(row["limited_by"] for row in mine if row["limited_by"]).items())),
-            "backlog": sum(row["backlog"] for row in mine),
-        }
-    return {"timestamp": _iso(now), "sources": sources, "connections": [_plain(row) for row in connections]}
+    rows, total = await store.status.find(wanted, missed(store, plans, settings), **how)
+    return [_connection(row, store, plans) for row in rows], total
+
+
+def missed(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Missed]:
+    """When what was last read before that is late or overdue, of each source that is on."""
+    now = store.status.now()
+    return {
+        name: Missed(plan.turns_ago(now, 1), plan.turns_ago(now, 2))
+        for name, plan in plans.items()
+        if getattr(settings.sources, name).enabled
+    }
+
+
+def _connection(row: dict[str, Any], store: Store, plans: Mapping[str, Plan]) -> dict[str, Any]:
+    """A row of `Status` for programs."""
+    if row["limited_until"] is not None and row["limited_until"] <= store.status.now():
+        row["limited_until"] = row["limited_by"] = None
+    row.update(_pass(row.pop("progress"), plans.get(row["source"])))
+    return plain(row)
 
 
 def _pass(progress: Mapping[str, Any] | None, plan: Plan | None) -> dict[str, Any]:
@@ -60,26 +106,15 @@ def _pass(progress: Mapping[str, Any] | None, plan: Plan | None) -> dict[str, An
     return {"pass_s": known.takes_s, "pass_read": known.read, "pass_parts": known.parts, "pass_of": named or "parts"}
 
 
-def _state(row: Mapping[str, Any]) -> str:
-    if not row["is_active"]:
-        return "paused" if row["has_credentials"] else "removed"
-    if row["workspace_id"] is None:
-        return "unassigned"
-    if row["status"] != "ok":
-        return str(row["status"])
-    if row["running"]:
-        return "running"
-    if row["limited_until"] is not None:
-        return "limited"
-    if row["failures"]:
-        return "failing"
-    return "ok" if row["last_success_at"] or row["pass_parts"] else "new"
-
-
-# str(): SQLAlchemy's names are a kind of str that orjson does not take for one
-def _plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+@overload
+def plain(row: Mapping[str, Any]) -> dict[str, Any]: ...
+@overload
+def plain(row: None) -> None: ...
+def plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A row with its times as ISO 8601."""
     if row is None:
         return None
+    # str(): SQLAlchemy's names are a kind of str that orjson does not take for one
     return {str(key): _iso(part) if isinstance(part, datetime) else part for key, part in row.items()}
 
 
@@ -125,7 +160,7 @@ def slowed(row: Mapping[str, Any]) -> list[str]:
         waits = f"waits for {row['limited_by']}" if row["limited_by"] else "its vendor asks to wait"
         words.append(f"{waits} until {at} UTC ({ago(row['limited_until'])})")
     if row["pass_parts"]:
-        time = f"about {_span(row['pass_s'])}" if row["pass_s"] else "several runs"
+        time = f"about {span(row['pass_s'])}" if row["pass_s"] else "several runs"
         takes = f"a pass over its {row['pass_parts']} {row['pass_of']} takes {time}"
         words.append(f"{takes}; {row['pass_read']} read in this one" if row["pass_read"] else takes)
     return words
@@ -136,11 +171,11 @@ def ago(value: str | None) -> str:
     if not value:
         return "never"
     seconds = (datetime.now(UTC) - datetime.fromisoformat(value)).total_seconds()
-    words = _span(abs(seconds))
+    words = span(abs(seconds))
     return f"{words} ago" if seconds >= 0 else f"in {words}"
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """40 s, 60 min, 3 h, 2 days."""
     for length, unit, limit in ((1, "s", 90), (60, "min", 90), (3600, "h", 36)):
         if seconds < length * limit:

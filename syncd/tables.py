@@ -140,6 +140,7 @@ runs = Table(
     Column("error_kind", String(32)),
     Column("error", Text),
     Column("hint", Text),
+    Column("cursors", Json),
     Index("runs_of_cycle", "cycle_id", "connection_id"),
     Index("runs_of_connection", "connection_id", "id"),
 )

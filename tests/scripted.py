@@ -99,6 +99,7 @@ def plan(scripted: Source, **changes: Any) -> Plan:
         "options": {"base_url": "http://127.0.0.1:9"},
         "rates": {},
         "next_turn": lambda after: after + timedelta(minutes=15),
+        "last_turn": lambda before: before - timedelta(minutes=15),
     }
     return Plan(**known | changes)
 

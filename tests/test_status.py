@@ -18,7 +18,7 @@ from sqlalchemy import update
 
 from syncd import tables
 from syncd.credentials import generate_key
-from syncd.daemon import open_parts
+from syncd.daemon import open_parts, plan
 from syncd.errors import AuthError, RateLimited
 from syncd.http import Link
 from syncd.policy import RunTimedOut
@@ -66,6 +66,7 @@ async def test_a_limit_that_is_over_is_not_told(store: Store, clock: Clock) -> N
     bench = Bench(store, source(pages(LATER)), clock)
     await bench.connect("acme")
     await bench.cycle()
+    clock.advance(hours=2)
     row = await row_of(bench)
     assert (row["state"], row["limited_by"], row["limited_until"], slowed(row)) == ("new", None, None, [])
 
@@ -248,3 +249,19 @@ async def test_the_status_page_says_the_same_and_escapes_it(tmp_path: Path, sqli
     assert "<td>1 for &lt;b&gt;heavy&lt;/b&gt;</td>" in page
     assert "a pass over its 40 channels takes about 60 min; 12 read in this one" in page
     assert told["sources"]["slack"]["waiting"] == {"<b>heavy</b>": 1}
+
+
+@pytest.mark.parametrize(
+    ("cron", "now", "turns"),
+    [
+        ("0-59/15 * * * *", "2026-03-02T10:07", ["10:00", "09:45", "09:30"]),
+        ("5-59/15 * * * *", "2026-03-02T10:05", ["10:05", "09:50", "09:35"]),
+        ("0 3 * * *", "2026-03-02T10:07", ["03-02T03:00", "03-01T03:00", "02-28T03:00"]),
+        ("0 9 * * mon-fri", "2026-03-02T10:07", ["03-02T09:00", "02-27T09:00", "02-26T09:00"]),
+    ],
+)
+def test_so_many_turns_before_the_last_one(cron: str, now: str, turns: list[str]) -> None:
+    one = plan(Settings(sources={"slack": {"cron": cron}}), "slack")  # type: ignore[arg-type]
+    at = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    told = [one.turns_ago(at, back).isoformat()[: len("2026-03-02T10:05")] for back in range(3)]
+    assert [moment[-len(turn) :] for moment, turn in zip(told, turns, strict=True)] == turns

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, case, delete, exists, func, insert, or_, select, update
 
 from syncd.errors import OtherAccount, UsageError
 from syncd.policy import INTERRUPTED, OK, RUNNING
@@ -190,6 +190,14 @@ class Connections:
             row = (await session.execute(select(*_COLUMNS).where(connections.c.id == connection_id))).one_or_none()
         return Connection(**row._mapping) if row else None
 
+    async def identify(self, connection_id: int, identity: str, of: Callable[[str], bool]) -> None:
+        """Tell whose account it is, where nobody knew; ``of(the stored credentials)`` says whether it is theirs."""
+        held = select(connections.c.credentials).where(connections.c.id == connection_id).with_for_update()
+        async with self._database.write() as session:
+            sealed = (await session.execute(held.where(connections.c.identity.is_(None)))).scalar_one_or_none()
+            if sealed is not None and of(sealed):
+                await session.execute(_set(connection_id, identity=identity))
+
     async def set_active(self, connection_id: int, *, active: bool) -> bool:
         """Pause or resume; False when there is no such connection. Raises UsageError on resuming a removed one."""
         async with self._database.write() as session:
@@ -198,9 +206,10 @@ class Connections:
                 raise UsageError(
                     f"connection {connection_id} has no credentials: `syncd connections add` gives it new ones"
                 )
-            result = await session.execute(
-                _set(connection_id, is_active=active, updated_at=self._now()).returning(connections.c.id)
-            )
+            now, of = self._now(), connections.c
+            since = case((of.is_active.is_(active), of.status_since), else_=now)
+            changed = _set(connection_id, is_active=active, status_since=since, updated_at=now)
+            result = await session.execute(changed.returning(of.id))
             return result.one_or_none() is not None
 
     async def remove(self, connection_id: int) -> bool:
