@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from syncd.sandbox.app import Sandbox
     from syncd.sandbox.world import Options, World
 
-OF_TESTS = {"SYNCD_TEST_DATABASE_URL", "SYNCD_MONTHS", "SYNCD_CHAOS", "SYNCD_CHAOS_SEED", "SYNCD_FAULTS"}
+pytest_plugins = ["tests.leaks"]
+
+OF_TESTS = {
+    "SYNCD_TEST_DATABASE_URL",
+    "SYNCD_MONTHS",
+    "SYNCD_CHAOS",
+    "SYNCD_CHAOS_SEED",
+    "SYNCD_FAULTS",
+    "SYNCD_PICTURES",
+}
 for name in [name for name in os.environ if name.startswith("SYNCD_") and name not in OF_TESTS]:
     del os.environ[name]
 
@@ -52,35 +61,93 @@ def postgres() -> Iterator[str]:
         yield server.url("{}")
 
 
-async def _on_server(postgres: str, statement: str) -> None:
-    url = make_url(postgres.format("postgres"))
-    db = await asyncpg.connect(
-        host=url.host, port=url.port, user=url.username, password=url.password, database="postgres"
+async def _connect(url: str) -> asyncpg.Connection:
+    at = make_url(url)
+    return await asyncpg.connect(
+        host=at.host, port=at.port, user=at.username, password=at.password, database=at.database
     )
+
+
+async def _on_server(postgres: str, statement: str) -> None:
+    db = await _connect(postgres.format("postgres"))
     try:
         await db.execute(statement)
     finally:
         await db.close()
 
 
+class Databases:
+    """Migrated databases on the server: each is one test's alone, then emptied for the next.
+
+    Emptying takes some milliseconds, a new copy of the template a hundred and more.
+    """
+
+    def __init__(self, postgres: str, template: str) -> None:
+        self._postgres, self._template = postgres, template
+        self._free: list[str] = []
+        self._tables: list[str] = []
+        self._emptying = self._shape = ""
+
+    async def start(self) -> None:
+        await _on_server(self._postgres, f"CREATE DATABASE {self._template}")
+        database = Database(self._postgres.format(self._template))
+        await database.migrate()
+        await database.close()
+        db = await _connect(self._postgres.format(self._template))
+        tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        sequences = "SELECT sequencename FROM pg_sequences WHERE schemaname = 'public'"
+        self._tables = [row[0] for row in await db.fetch(tables)]
+        steps = [f"DELETE FROM {table}" for table in self._tables]
+        steps += [f"ALTER SEQUENCE {row[0]} RESTART" for row in await db.fetch(sequences)]
+        self._emptying, self._shape = ";".join(steps), await self._shape_of(db)
+        await db.close()
+
+    async def take(self) -> str:
+        if self._free:
+            return self._free.pop()
+        name = f"syncd_{uuid.uuid4().hex[:12]}"
+        await _on_server(self._postgres, f"CREATE DATABASE {name} TEMPLATE {self._template}")
+        return name
+
+    async def give_back(self, name: str) -> None:
+        """Looked through for secrets and emptied; one whose schema a test has changed goes."""
+        from tests.leaks import watch  # pytest imports it first, as a plugin
+
+        db = await _connect(self._postgres.format(name))
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        await db.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
+        whole = await self._shape_of(db) == self._shape
+        if whole:
+            await watch.look_into_database(db, self._tables)
+            await db.execute(self._emptying)
+            self._free.append(name)
+        await db.close()
+        if not whole:
+            await _on_server(self._postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+    async def _shape_of(self, db: asyncpg.Connection) -> str:
+        return str(
+            await db.fetchval("""
+                SELECT md5(string_agg(concat_ws(' ', relname, relkind, attname, atttypid, version_num), ',' ORDER BY relname, attname))
+                FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid LEFT JOIN alembic_version ON true
+                WHERE relnamespace = 'public'::regnamespace AND NOT attisdropped
+            """)
+        )
+
+
 @pytest_asyncio.fixture(scope="session")
-async def _template(postgres: str) -> str:
-    """A migrated database to copy: faster than migrating anew for each test."""
-    name = f"syncd_template_{uuid.uuid4().hex[:8]}"
-    await _on_server(postgres, f"CREATE DATABASE {name}")
-    database = Database(postgres.format(name))
-    await database.migrate()
-    await database.close()
-    return name
+async def _databases(postgres: str) -> Databases:
+    databases = Databases(postgres, f"syncd_template_{uuid.uuid4().hex[:8]}")
+    await databases.start()
+    return databases
 
 
 @pytest_asyncio.fixture
-async def postgres_url(postgres: str, _template: str) -> AsyncIterator[str]:
+async def postgres_url(postgres: str, _databases: Databases) -> AsyncIterator[str]:
     """A migrated PostgreSQL database of this test alone."""
-    name = f"syncd_{uuid.uuid4().hex[:12]}"
-    await _on_server(postgres, f"CREATE DATABASE {name} TEMPLATE {_template}")
+    name = await _databases.take()
     yield postgres.format(name)
-    await _on_server(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    await _databases.give_back(name)
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.leaks import watch
+
 WAIT_S = 30
 
 
@@ -23,8 +25,8 @@ def environment(**values: str) -> dict[str, str]:
 class Daemon:
     """``async with Daemon(env) as daemon: daemon.base``; killed at the end if it still runs."""
 
-    def __init__(self, env: Mapping[str, str], *arguments: str) -> None:
-        self._env, self._arguments = dict(env), arguments
+    def __init__(self, env: Mapping[str, str], *arguments: str, command: str = "serve") -> None:
+        self._env, self._arguments = dict(env), (command, *arguments)
         self.base = ""
         self.lines: list[str] = []
 
@@ -33,7 +35,6 @@ class Daemon:
             sys.executable,
             "-m",
             "syncd",
-            "serve",
             *self._arguments,
             env=self._env,
             stdout=asyncio.subprocess.PIPE,
@@ -43,7 +44,7 @@ class Daemon:
         async with asyncio.timeout(WAIT_S):
             while not self.base:
                 if self.process.returncode is not None:
-                    raise AssertionError(f"serve ended with {self.process.returncode}: {self.lines}")
+                    raise AssertionError(f"{self._arguments[0]} ended with {self.process.returncode}: {self.lines}")
                 await asyncio.sleep(0.02)
         return self
 
@@ -52,6 +53,7 @@ class Daemon:
             self.process.kill()
             await self.process.wait()
         await asyncio.gather(*self._readers)
+        watch.look("what serve said", "\n".join(self.lines))
 
     async def _read_out(self) -> None:
         assert self.process.stdout is not None
@@ -65,7 +67,9 @@ class Daemon:
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
-            return await client.get(self.base + path)
+            answer = await client.get(self.base + path)
+        watch.look(f"the answer of {path}", answer.content)
+        return answer
 
     async def until(self, path: str, status: int) -> httpx.Response:
         """Ask until the answer has that status."""
@@ -95,6 +99,7 @@ async def command(env: Mapping[str, str], *arguments: str, stdin: bytes | None =
     async with asyncio.timeout(120):
         out, err = await process.communicate(stdin)
     assert process.returncode is not None
+    watch.look(f"what {' '.join(arguments[:2])} said", out + err)
     return process.returncode, out.decode(), err.decode()
 
 

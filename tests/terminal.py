@@ -17,6 +17,7 @@ import pytest
 from syncd.credentials import generate_key
 from syncd.sandbox.app import Sandbox
 from syncd.sandbox.world import Options
+from tests.leaks import watch
 from tests.process import environment
 
 WAIT_S = 25
@@ -28,8 +29,8 @@ _TAKES_THE_TERMINAL = (
 class Terminal:
     """``async with Terminal(env, "connect", "slack") as one: await one.types("How", "2")``; ``shown``: all so far."""
 
-    def __init__(self, env: Mapping[str, str], *words: str) -> None:
-        self._env, self._words = {**env, "TERM": "dumb", "COLUMNS": "200"}, words
+    def __init__(self, env: Mapping[str, str], *words: str, term: str = "dumb") -> None:
+        self._env, self._words = {**env, "TERM": term, "COLUMNS": "200"}, words
         self.shown = ""
         self._seen = 0
         self._closed = False
@@ -57,6 +58,7 @@ class Terminal:
             await self._process.wait()
         asyncio.get_running_loop().remove_reader(self._ours)
         os.close(self._ours)
+        watch.look("what the terminal showed", self.shown)
 
     def _read(self) -> None:
         try:
@@ -83,6 +85,10 @@ class Terminal:
         """Type a line once these words are shown."""
         await self.until(after)
         os.write(self._ours, f"{line}\n".encode())
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        os.write(self._ours, b"\x03")
 
     async def ends(self) -> int:
         """The exit code, once all is shown."""

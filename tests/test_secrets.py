@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ import pytest
 from aiohttp import web
 
 from syncd.cli import main
+from syncd.connect import Invitation, Signer
 from syncd.credentials import Vault, generate_key
 from syncd.logs import secrets_of
 from syncd.sandbox.app import Sandbox
 from syncd.sandbox.world import Options, StandingClock, World
 from syncd.store import Database, Store
+from tests.connecting import Form
 
 KEYS = [generate_key(), generate_key(), generate_key()]
 EXPORT_KEY = generate_key()
+SOURCES = ("slack", "gong", "fathom", "gmail")
+SINCE = f"{datetime.now(UTC) - timedelta(days=2):%Y-%m-%d}"
 PAGES = ("/", "/metrics", "/api/v1/status", "/healthz", "/readyz", "/nothing")
 
 
@@ -116,6 +120,8 @@ class Life:
                 time.sleep(0.01)
             for path in PAGES:
                 self.traces.pages[path] = httpx.get(found[1] + path, trust_env=False).text
+            for name in SOURCES:
+                self._connects(found[1], name)
             os.kill(os.getpid(), signal.SIGTERM)
 
         looking = threading.Thread(target=look)
@@ -126,6 +132,23 @@ class Life:
             main()
         looking.join()
         self.traces.said["serve"] = out.getvalue() + err.getvalue()
+
+    def _connects(self, base: str, name: str) -> None:
+        """A customer connects by a link, comes back a second time, and with a code that is spent."""
+        invitation = Invitation(name, "linked", "", datetime.now(UTC) + timedelta(hours=1))
+        link = Signer(KEYS[1:2]).link(base, invitation)
+        with httpx.Client(trust_env=False, timeout=20) as http:
+            seen = [shown := http.get(link)]
+            for _ in range(2):
+                left = http.get(shown.url.join(Form(shown.text).on))
+                form = Form(http.get(left.headers["location"]).text).fields | {"account": "acme", "answer": "allow"}
+                back = httpx.URL(http.post(left.headers["location"], data=form).headers["location"])
+                self.traces.secrets |= {back.params["code"], back.params["state"]}
+                seen += [http.get(back), http.get(back)]
+                shown = http.get(link)
+            seen.append(http.get(back.copy_merge_params({"code": "spent"})))
+        said = [f"{answer.text} {answer.headers.get('location', '')}" for answer in seen]
+        self.traces.pages[f"/connect/{name}"] = "\n".join(said)
 
     def use(self, credentials: Mapping[str, Any]) -> None:
         """Remember these secrets, and the forms in which they travel."""
@@ -146,7 +169,7 @@ class Life:
         given = set(self.traces.secrets)
         for credentials in asyncio.run(stored()):
             self.use(credentials)
-        self.traces.renewed = self.traces.secrets - given
+        self.traces.renewed |= self.traces.secrets - given
 
     def look_into_files(self) -> None:
         for file in self._folder.glob("*"):
@@ -169,13 +192,18 @@ def _live(life: Life, box: Sandbox, echo: str, url: str, patch: pytest.MonkeyPat
     life("run-once", "--source", "all", "--json")
     life.use_stored(url)
     with patch.context() as echoing:
-        for name in ("slack", "gong", "fathom", "gmail"):
+        for name in SOURCES:
             echoing.setenv(f"SYNCD_SOURCES__{name.upper()}__BASE_URL", f"{echo}/{name}/")
         for name in ("gong", "fathom", "gmail"):
             echoing.setenv(f"SYNCD_SOURCES__{name.upper()}__TOKEN_URL", f"{echo}/{name}/token")
         life("run-once", "--source", "all", expects=1)
         life("connections", "check", expects=1)
+        life("verify", expects=1)
+        life("backfill", "--source", "all", "--since", SINCE, expects=1)
     life.serve()
+    life.use_stored(url)
+    life("backfill", "--source", "all", "--workspace", "linked", "--since", SINCE)
+    life("verify", "--workspace", "linked")
     for look in ("status", "status --json", "connections list", "config"):
         life(*look.split())
     life("doctor", expects=1)
@@ -203,6 +231,9 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Traces:
             "SECRET_KEYS_FILE": str(life.key),
             "EXPORT_KEY": EXPORT_KEY,
             "HTTP__PORT": "0",
+            "SOURCES__GONG__LIMITS__CALLS": "100/1s",
+            # a backfill waits for a turn that is near
+            **{f"SOURCES__{name.upper()}__CRON": "0 0 1 1 *" for name in SOURCES},
             "LOG__LEVEL": "debug",
             "LOG__FORMAT": "json",
         }
@@ -230,7 +261,8 @@ def test_no_command_says_one(traces: Traces) -> None:
 
 
 def test_no_page_shows_one(traces: Traces) -> None:
-    assert set(traces.pages) == set(PAGES)
+    assert set(traces.pages) == {*PAGES, *(f"/connect/{name}" for name in SOURCES)}
+    assert all("is connected" in traces.pages[f"/connect/{name}"] for name in SOURCES)
     assert {path: found for path, page in traces.pages.items() if (found := shown(traces, page))} == {}
 
 
