@@ -226,7 +226,7 @@ class _Control:
         if vendor is None or action not in vendor.actions or workspace not in self._world.companies:
             return _refused("no such vendor, workspace or action; GET /control lists them", 404)
         try:
-            body = await request.json() if request.can_read_body else {}
+            body = await request.json() if await request.read() else {}  # the middleware has read it
             return _json(vendor.act(workspace, action, body))
         except (KeyError, ValueError, TypeError) as error:
             return _refused(f"{action}: {type(error).__name__} {error}")
