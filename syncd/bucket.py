@@ -65,12 +65,22 @@ class Budget:
 
     ``closed_s``: for how long the vendor's word keeps it closed. ``low_s``: for how long it is lowered, 0 = it is up
     again, None = nothing new. ``drawn``: process → what it drew of a short window, as (seconds ago, units).
+    ``granted``: of a limit that the database counts, what it granted, as (seconds since the step's end, units).
     """
 
     name: str
     closed_s: float = 0.0
     low_s: float | None = None
     drawn: Mapping[str, Sequence[Units]] = field(default_factory=dict)
+    granted: Sequence[Units] = ()
+
+    def counted(self, rate: Rate) -> int:
+        """How many units of a long limit count now; some of them are kept to spare."""
+        return sum(units for ago, units in self.granted if ago < rate.per_s)
+
+    def most_drawn(self) -> int:
+        """The most that one process is known to have drawn of a short window, within about the last hour."""
+        return max((sum(units for _, units in entries) for entries in self.drawn.values()), default=0)
 
 
 class Bucket:

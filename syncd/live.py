@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from syncd.errors import LeaseLost
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime, timedelta
 
+    from syncd.checkpoints import Checkpoints
     from syncd.http import Link
     from syncd.slots import Slot
     from syncd.source import Stream
@@ -54,6 +55,7 @@ class Live:
     records: int = 0
     counts: Counts = field(default_factory=Counts)
     link: Link | None = None
+    checkpoints: Checkpoints | None = None
     reached: datetime | None = None
     parts: tuple[int, int] | None = None
     whole: bool = False
@@ -66,12 +68,18 @@ class Live:
     @property
     def did(self) -> dict[str, int]:
         """What it did so far, for a log line."""
-        return {"records": self.records, **asdict(self.counts), "calls": self.calls}
+        wrote = self.counts
+        changes = {"added": wrote.added, "changed": wrote.changed, "deleted": wrote.deleted}
+        return {"records": self.records, **changes, "calls": self.calls}
 
     def owned(self) -> None:
         """Raises `LeaseLost` once the lease may be another's: we were frozen, or could not renew it for so long."""
         if self.lost or time.monotonic() > self.owned_until_s:
             raise LeaseLost
+
+    def renewed_lately(self, lease: timedelta) -> bool:
+        """Whether less than a third of the lease is over."""
+        return time.monotonic() < self.owned_until_s - lease.total_seconds() * 2 / 3
 
     @contextmanager
     def renewing(self, lease: timedelta) -> Iterator[None]:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from syncd.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
+    from syncd.bucket import Budget
     from syncd.http import Link
     from syncd.store import Store
 
 
-async def learn(link: Link, store: Store) -> None:
+def learn(link: Link, known: Iterable[Budget]) -> None:
     """Take in what other processes, or this one before it was started anew, have found out."""
-    known = await store.budgets.of(link.credential)
     link.buckets.restore(link.credential, known, link.rates, link.low_rates)
 
 
@@ -30,7 +30,7 @@ async def tell(link: Link, store: Store) -> None:
 @asynccontextmanager
 async def remembered(link: Link, store: Store) -> AsyncIterator[None]:
     """Around what is asked outside a run."""
-    await learn(link, store)
+    learn(link, await store.budgets.of(link.credential))
     try:
         yield
     finally:

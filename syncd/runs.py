@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from syncd.checkpoints import Checkpoints
+from syncd.ends import say_end
 from syncd.errors import CursorExpired, LeaseLost, RateLimited, SealError, SourceError, StoreFailed, Transient
 from syncd.http import Link
 from syncd.live import Live
@@ -22,7 +24,7 @@ from syncd.logs import redact
 from syncd.memory import learn, tell
 from syncd.passes import progress_after, under_way_since
 from syncd.plan import budget
-from syncd.policy import DEFERRED, FAILED, Draining, GaveWay, RunTimedOut, judge, kind_of
+from syncd.policy import DEFERRED, Draining, GaveWay, RunTimedOut, judge, kind_of
 from syncd.renewal import Renewal
 from syncd.source import Since
 from syncd.store import Ended
@@ -152,21 +154,21 @@ class Runs:
         if not errand.regular:
             plan = replace(plan, options={**plan.options, "max_new_per_run": _ALL_DUE})
         link = live.link = self.link(plan, connection, credentials, lease=lease, live=live)
-        await learn(link, self._store)
+        checkpoints = live.checkpoints = Checkpoints(self._store, live, run_id, lease, errand.streams)
+        learn(link, (await checkpoints.look(link.credential)).budgets)
         since = self.since(plan, connection, live.started_at, errand)
         ends = time.monotonic() + plan.run_timeout.total_seconds()
         async with plan.source.connect(link) as api:
             for stream in errand.streams:
                 live.stream = stream.name
                 try:
-                    pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
+                    pages = await self._read(plan, live, checkpoints, stream, api, since, errand, ends)
                 except CursorExpired:
                     log.info("cursor.expired", stream=stream.name)
-                    with live.renewing(self._store.lease):
-                        await self._store.pages.forget_cursors(connection.id, stream.name, lease)
-                    pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
+                    await checkpoints.forget(stream)
+                    pages = await self._read(plan, live, checkpoints, stream, api, since, errand, ends)
                 while pages and stream.completes and not errand.regular:
-                    pages = await self._read(plan, live, stream, api, since, run_id, lease, errand, ends)
+                    pages = await self._read(plan, live, checkpoints, stream, api, since, errand, ends)
                 live.whole |= bool(stream.parts)
 
     def since(self, plan: Plan, connection: Connection, now: datetime, errand: Errand) -> Since:
@@ -189,25 +191,18 @@ class Runs:
         self,
         plan: Plan,
         live: Live,
+        checkpoints: Checkpoints,
         stream: Stream,
         api: Any,
         since: Since,
-        run_id: int,
-        lease: str,
         errand: Errand,
         ends: float,
     ) -> int:
         """Read a stream to its end; answers the number of its pages."""
-        looks, mine, count = self._store.looks, live.connection.id, 0
-        since = replace(
-            since,
-            cursors=await looks.cursors(mine, stream.name),
-            backlog=await looks.due_backlog(mine, stream.name),
-            watched=await looks.due_watches(mine, stream.name) if stream.watches else (),
-        )
+        since, count = await checkpoints.begin(stream, since), 0
         async with aclosing(stream.read(api, since)) as pages:  # type: ignore[type-var]  # streams are generators
             async for page in pages:
-                await self._checkpoint(plan, live, stream, page, run_id, lease)
+                await self._checkpoint(plan, live, checkpoints, stream, page, since)
                 count += 1
                 if page.forget and not errand.regular:
                     continue  # that is how a backfill ends: cut here, it would begin anew
@@ -219,24 +214,16 @@ class Runs:
                     raise GaveWay("gave way to the connection's regular turn")
         return count
 
-    async def _checkpoint(self, plan: Plan, live: Live, stream: Stream, page: Page, run_id: int, lease: str) -> None:
+    async def _checkpoint(
+        self, plan: Plan, live: Live, checkpoints: Checkpoints, stream: Stream, page: Page, since: Since
+    ) -> None:
         counted = 0 if stream.completes else sum(type(record) is plan.source.counts for record in page.records)
-        with live.renewing(self._store.lease):
-            counts = await self._store.pages.checkpoint(
-                page,
-                connection_id=live.connection.id,
-                stream=stream.name,
-                lease=lease,
-                run_id=run_id,
-                records=counted,
-                calls=live.calls,
-            )
+        counts = await checkpoints.store(stream, page, since.cursors, counted)
         live.records += counted
         live.counts += counts
         live.reached = page.reached or live.reached
         live.parts = (page.parts if stream.parts else None) or live.parts
-        for change, rows in (("added", counts.added), ("changed", counts.changed), ("deleted", counts.deleted)):
-            self._metrics.records.labels(plan.source.name, change).inc(rows)
+        self._metrics.stored(plan.source.name, counts)
         log.debug(
             "page.stored", stream=stream.name, records=len(page.records), added=counts.added, changed=counts.changed
         )
@@ -247,7 +234,7 @@ class Runs:
     async def _finish(
         self, plan: Plan, live: Live, run_id: int, lease: str, error: BaseException | None, errand: Errand
     ) -> None:
-        connection, now = live.connection, self._now()
+        connection, checkpoints, now = live.connection, live.checkpoints, self._now()
         secrets = live.link.secrets if live.link else ()
         verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=connection.failures)
         if isinstance(error, RateLimited) and error.ours and not errand.regular:
@@ -272,8 +259,10 @@ class Runs:
             limited_by=(error.limit or None) if isinstance(error, RateLimited) else None,
             progress=progress,
             passed=live.whole and progress is not None,
+            waits=checkpoints.waits if checkpoints else None,
+            cursors=checkpoints.told() if checkpoints else None,
         )
-        self._metrics.runs.labels(plan.source.name, verdict.run_status).inc()
+        self._metrics.ended(plan.source.name, verdict.run_status, ended.error_kind)
         try:
             if live.link is not None:
                 await tell(live.link, self._store)  # before the next one can have the connection
@@ -284,15 +273,7 @@ class Runs:
             return
         if not mine:
             log.warning("lease.lost")
-        say = log.warning if verdict.run_status == FAILED or isinstance(error, StoreFailed) else log.info
-        say(
-            "run.finished",
-            status=verdict.run_status,
-            **live.did,
-            **({"kind": ended.error_kind, "error": ended.error, "hint": ended.hint} if error is not None else {}),
-        )
-        if error is not None and kind_of(error) == "internal" and not isinstance(error, SQLAlchemyError | OSError):
-            log.error("run.defect", exc_info=error)
+        say_end(live, ended, error)
 
     async def keep_lease(
         self, connection_id: int, lease: str, *, live: Live | None = None, lost: Callable[[], None] = lambda: None
@@ -355,11 +336,11 @@ class Runs:
             slot=live.slot if live else None,
             owned=owned,
             on_wait=waits,
+            on_waited=partial(self._metrics.waited, plan.source.name),
         )
 
     def _called(self, source: str, live: Live | None, method: str, outcome: str, seconds: float) -> None:
-        self._metrics.calls.labels(source, method, outcome).inc()
-        self._metrics.call_seconds.labels(source).observe(seconds)
+        self._metrics.called(source, method, outcome, seconds)
         if live and live.slot and outcome != Transient.kind:
             live.slot.answered()
 

@@ -7,7 +7,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.bucket import LONG_S, Budget, Rate
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
+    from sqlalchemy import ColumnElement, Row
+    from sqlalchemy import Connection as Db
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from syncd.store.database import Database
@@ -39,14 +41,16 @@ class Budgets:
 
     async def of(self, credential: str) -> list[Budget]:
         """What is known of the credential's limits, by whatever process."""
-        query = select(budgets.c.name, budgets.c.drawn, budgets.c.closed_until, budgets.c.low_until)
+        return (await self._known(budgets.c.credential == credential)).get(credential, [])
+
+    async def all(self) -> dict[str, list[Budget]]:
+        """What is known of every credential's limits."""
+        return await self._known(true())
+
+    async def _known(self, which: ColumnElement[bool]) -> dict[str, list[Budget]]:
         async with self._database.read() as session:
-            rows = (await session.execute(query.where(budgets.c.credential == credential))).all()
-        now = self._now()
-        return [
-            Budget(row.name, _left_s(row.closed_until, now), _left_s(row.low_until, now), _ago(row.drawn, now))
-            for row in rows
-        ]
+            rows = (await session.execute(select(budgets).where(which))).all()
+        return known_budgets(rows, self._now())
 
     async def save(self, credential: str, rows: Sequence[Budget]) -> None:
         """Add what a process found out. A closing is never shortened; what other processes drew is kept."""
@@ -94,6 +98,24 @@ class Budgets:
         return (await session.execute(mine)).one()
 
 
+_OF_CREDENTIAL = select(budgets).where(budgets.c.credential == bindparam("whose"))
+
+
+def of_credential(db: Db, credential: str) -> Sequence[Row[Any]]:
+    """The rows of a credential's limits, for `known_budgets`."""
+    return db.execute(_OF_CREDENTIAL, {"whose": credential}).all()
+
+
+def known_budgets(rows: Sequence[Row[Any]], now: datetime) -> dict[str, list[Budget]]:
+    """What rows of budgets tell, by credential."""
+    found = dict[str, list[Budget]]()
+    for row in rows:
+        closed_s, low_s = _left_s(row.closed_until, now), _left_s(row.low_until, now)
+        known = Budget(row.name, closed_s, low_s, _ago(row.drawn, now), _granted(row.drawn, now))
+        found.setdefault(row.credential, []).append(known)
+    return found
+
+
 def reserved(drawn: Mapping[str, Any], now: float, rate: Rate, units: int) -> tuple[dict[str, int], int, float]:
     """``drawn`` with what is granted added, how much that is, and the seconds (as `Budgets.reserve` answers them).
 
@@ -131,6 +153,12 @@ def _ago(drawn: Mapping[str, Any], now: datetime) -> dict[str, list[tuple[float,
     at = now.timestamp()
     entries = {by: held for by, held in drawn.items() if isinstance(held, list)}
     return {by: [(max(0.0, at - moment), units) for moment, units in held] for by, held in entries.items()}
+
+
+def _granted(drawn: Mapping[str, Any], now: datetime) -> Sequence[tuple[float, int]]:
+    """What was granted of a long limit, by step."""
+    at = now.timestamp()
+    return tuple((at - int(step), count) for step, count in drawn.items() if isinstance(count, int) and step.isdigit())
 
 
 def _merged(held: Mapping[str, Any], new: Mapping[str, Sequence[tuple[float, int]]], now: float) -> dict[str, Any]:

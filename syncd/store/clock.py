@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select, update
 
 from syncd.tables import backlog, connections, watches
 
@@ -36,6 +36,21 @@ def unowned(now: datetime, lease: timedelta, held: Collection[int] = ()) -> Colu
     until = connections.c.leased_until
     free = or_(until.is_(None), until < now, until > ahead(now, lease) + lease)
     return and_(free, connections.c.id.not_in(held)) if held else free
+
+
+# The same as a condition that is made once; `unowned_values` are what it is executed with.
+UNOWNED = and_(
+    or_(
+        connections.c.leased_until.is_(None),
+        connections.c.leased_until < bindparam("now"),
+        connections.c.leased_until > bindparam("latest"),
+    ),
+    connections.c.id.not_in(bindparam("running", expanding=True)),
+)
+
+
+def unowned_values(now: datetime, lease: timedelta, held: Collection[int] = ()) -> dict[str, Any]:
+    return {"now": now, "latest": ahead(now, lease) + lease, "running": list(held)}
 
 
 async def set_back(session: AsyncSession, source: str, now: datetime, ahead: datetime) -> None:

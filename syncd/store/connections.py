@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import bindparam, case, delete, func, insert, select, update
 
 from syncd.errors import OtherAccount, UsageError
-from syncd.policy import INTERRUPTED, OK, RUNNING
-from syncd.store.clock import unowned
+from syncd.policy import OK, RUNNING
+from syncd.store.at_once import RESTING, claiming, new_values
+from syncd.store.clock import UNOWNED, unowned, unowned_values
+from syncd.store.due import active_of, in_turn, takeable
 from syncd.tables import backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Row
+    from sqlalchemy import Connection as Db
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from syncd.store.database import Database
@@ -82,22 +86,24 @@ class Line:
     identity: str | None = None
 
 
-_COLUMNS = [
+_COLUMNS = tuple(
     connections.c.credentials.label("sealed") if name == "sealed" else connections.c[name]
     for name in Connection.__dataclass_fields__
-]
+)
 
 
-def _active() -> ColumnElement[bool]:
-    return and_(connections.c.is_active.is_(True), connections.c.workspace_id.is_not(None), connections.c.status == OK)
+# Made once: to make a statement costs more than to run it.
+_TAKE = update(connections).where(connections.c.id == bindparam("its")).returning(*_COLUMNS)
+_BEGIN = insert(runs).returning(runs.c.id)
 
 
-def _of(source: str, workspace: str | None, only: int | None) -> ColumnElement[bool]:
-    """The active ones of a source, narrowed to a workspace or one connection."""
-    wanted = and_(connections.c.source == source, _active())
-    if workspace is not None:
-        wanted = and_(wanted, connections.c.workspace_id == workspace)
-    return wanted if only is None else and_(wanted, connections.c.id == only)
+@cache
+def _next(narrowed: frozenset[str], *, again: bool) -> Any:
+    """The connection that a claim takes, and its lease. ``narrowed``: by which of ``due``, ``workspace``, ``only``."""
+    of: Any = {name: bindparam(name) for name in ("from_source", "cycle", "now", *narrowed)}
+    by = {name: of.get(name) for name in ("due", "workspace", "only")}
+    query = in_turn(takeable(of["from_source"], of["cycle"], of["now"], **by, again=again).where(UNOWNED))
+    return query.add_columns(connections.c.lease).limit(1).with_for_update(skip_locked=True)
 
 
 class Connections:
@@ -238,45 +244,43 @@ class Connections:
         workspace: str | None = None,
         only: int | None = None,
         held: Collection[int] = (),
+        again: bool = False,
     ) -> tuple[Connection, int] | None:
         """Take the connection that waits longest and begin its run: (connection, run id), None when there is none.
 
         ``due``: only those whose turn has come by then; None: every active one. ``workspace``, ``only``: of that
         workspace, that connection alone. ``held``: those that run in this process are no one else's to take, though
-        their leases look like it after the clock was set. A connection is run once in a cycle.
+        their leases look like it after the clock was set. A connection is run once in a cycle; with ``again`` a run
+        that was broken off does not count, for a few times.
         One whose vendor said later is left alone until then either way. A run that a dead daemon left as running is
         told as interrupted.
         """
         now = self._now()
-        tried = exists().where(runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id)
-        free = unowned(now, self._lease, held)
-        allowed = or_(connections.c.limited_until.is_(None), connections.c.limited_until <= now)
-        query = select(connections.c.id).where(_of(source, workspace, only), free, allowed, ~tried)
-        if due is not None:
-            query = query.where(or_(connections.c.next_sync_at.is_(None), connections.c.next_sync_at <= due))
-        query = (
-            query.order_by(connections.c.next_sync_at.asc().nulls_first(), connections.c.id)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        async with self._database.write() as session:
-            # Two statements: inside one UPDATE PostgreSQL may run the locking subquery more than once.
-            found = (await session.execute(query)).scalar_one_or_none()
+        narrowed = {"due": due, "workspace": workspace, "only": only}
+        values = {name: value for name, value in narrowed.items() if value is not None}
+        query = _next(frozenset(values), again=again)
+        values |= {"from_source": source, "cycle": cycle_id, **unowned_values(now, self._lease, held)}
+        taking = {"lease": lease, "leased_until": now + self._lease}
+        run = {"cycle_id": cycle_id, "started_at": now}
+        if not self._database.is_sqlite:
+            values |= new_values(connections, taking) | new_values(runs, run)
+            row: Any = await self._database.at_once(claiming(query, _COLUMNS), values)
+            return None if row is None else (Connection(*row[:-1]), int(row[-1]))
+
+        def claimed(db: Db) -> tuple[Connection, int] | None:
+            found = db.execute(query, values).one_or_none()
             if found is None:
                 return None
-            claimed = (
-                await session.execute(_set(found, lease=lease, leased_until=now + self._lease).returning(*_COLUMNS))
-            ).one()
-            await session.execute(end_dead_runs(runs.c.connection_id == found, now))
-            begun = await session.execute(
-                insert(runs)
-                .values(cycle_id=cycle_id, connection_id=found, status=RUNNING, started_at=now)
-                .returning(runs.c.id)
-            )
-            return Connection(**claimed._mapping), int(begun.scalar_one())
+            taken = db.execute(_TAKE, {"its": found.id, **taking}).one()
+            if found.lease is not None:  # its owner may have died
+                db.execute(end_dead_runs(runs.c.connection_id == found.id, now))
+            begun = db.execute(_BEGIN, {**run, "connection_id": found.id, "status": RUNNING})
+            return Connection(*taken), int(begun.scalar_one())
+
+        return await self._database.change(claimed)
 
     async def count_active(self, source: str, workspace: str | None = None, only: int | None = None) -> int:
-        query = select(func.count()).select_from(connections).where(_of(source, workspace, only))
+        query = select(func.count()).select_from(connections).where(active_of(source, workspace, only))
         async with self._database.read() as session:
             return int((await session.execute(query)).scalar_one())
 
@@ -319,11 +323,7 @@ def refuse_other(line: Line, known: str | None) -> None:
 
 def end_dead_runs(which: ColumnElement[bool], now: datetime) -> Any:
     """The statement that tells runs as interrupted whose daemon died."""
-    return (
-        update(runs)
-        .where(which, runs.c.status == RUNNING)
-        .values(status=INTERRUPTED, finished_at=now, error_kind=INTERRUPTED, error="the daemon died")
-    )
+    return update(runs).where(which, runs.c.status == RUNNING).values(**RESTING, finished_at=now)
 
 
 def _same_key(line: Line) -> Any:

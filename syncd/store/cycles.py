@@ -5,24 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.policy import BACKFILL, DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
+from syncd.store.at_once import ending, new_values
 from syncd.store.clock import ahead, set_back, unowned
 from syncd.store.connections import end_dead_runs
-from syncd.store.database import clean
-from syncd.tables import connections, cycles, runs
+from syncd.store.database import Dumped, clean
+from syncd.store.pages import dumped, placed, put_cursors
+from syncd.tables import connections, cursors, cycles, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
+    from sqlalchemy import Connection as Db
     from sqlalchemy import Select
 
     from syncd.policy import Verdict
     from syncd.store.connections import Connection
     from syncd.store.database import Database
+    from syncd.store.pages import Move
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +35,8 @@ class Ended:
 
     ``regular``: False for a backfill, which says nothing of the connection's turns, nor of their success.
     ``limited_by``: the limit that the vendor's word, or our own count, was about. ``progress``: of the pass.
-    ``passed``: the run brought a pass of several runs to its end, whatever came after that.
+    ``passed``: the run brought a pass of several runs to its end, whatever came after that. ``waits``: the cursor that
+    is stored with the end; ``cursors``: those that moved, by stream and partition, before and after.
     """
 
     verdict: Verdict
@@ -44,6 +49,22 @@ class Ended:
     limited_by: str | None = None
     progress: Mapping[str, Any] | None = None
     passed: bool = False
+    waits: Move | None = None
+    cursors: Mapping[str, Sequence[str | None]] | None = None
+
+    @property
+    def cleared(self) -> bool:
+        """Whether it ends what failed before, though it was deferred: such a connection never ends a run otherwise."""
+        return self.passed and self.verdict.failures == 0
+
+
+# Made once; what is set is named when they are executed.
+_END = (
+    update(connections)
+    .where(connections.c.id == bindparam("its"), connections.c.lease == bindparam("held"))
+    .returning(connections.c.id)
+)
+_END_RUN = update(runs).where(runs.c.id == bindparam("its"), runs.c.status == bindparam("still"))
 
 
 class Cycles:
@@ -87,10 +108,13 @@ class Cycles:
                 cycle_id = (await session.execute(joined)).scalar_one()
             return int(cycle_id)
 
-    async def has(self, source: str, turn: datetime) -> bool:
-        """Whether some daemon has started the cycle of this turn."""
+    async def has(self, source: str, turn: datetime, *, ended: bool = False) -> bool:
+        """Whether some daemon has started the cycle of this turn; ``ended``: and whether it is over."""
+        joined = _joined(source, turn)
+        if ended:
+            joined = joined.where(cycles.c.status != RUNNING)
         async with self._database.read() as session:
-            return (await session.execute(_joined(source, turn))).one_or_none() is not None
+            return (await session.execute(joined)).one_or_none() is not None
 
     async def prune(self, source: str, history: timedelta, *, size: int = 500) -> int:
         """Drop up to about ``size`` rows of the source's cycles that began longer ago than ``history``, and of their
@@ -126,26 +150,31 @@ class Cycles:
         """
         now, verdict = self._now(), ended.verdict
         values = self._of_connection(connection, ended, now)
-        async with self._database.write() as session:
-            mine = await session.execute(
-                update(connections)
-                .where(connections.c.id == connection.id, connections.c.lease == lease)
-                .values(**values)
-                .returning(connections.c.id)
-            )
-            await session.execute(
-                update(runs)
-                .where(runs.c.id == run_id, runs.c.status == RUNNING)
-                .values(
-                    status=verdict.run_status,
-                    finished_at=now,
-                    calls=ended.calls,
-                    error_kind=ended.error_kind,
-                    error=None if ended.error is None else clean(ended.error),
-                    hint=None if ended.hint is None else clean(ended.hint),
-                )
-            )
-            return mine.one_or_none() is not None
+        told = {
+            "status": verdict.run_status,
+            "finished_at": now,
+            "calls": ended.calls,
+            "error_kind": ended.error_kind,
+            "error": None if ended.error is None else clean(ended.error),
+            "hint": None if ended.hint is None else clean(ended.hint),
+            "cursors": ended.cursors and Dumped(dumped(ended.cursors).decode()),
+        }
+
+        its = {"its": connection.id, "held": lease}
+        if not self._database.is_sqlite:
+            query = ending(tuple(values), tuple(told), moves=ended.waits is not None)
+            place = {} if ended.waits is None else new_values(cursors, placed(ended.waits, now))
+            its |= {"run": run_id, **new_values(connections, values), **new_values(runs, told), **place}
+            return await self._database.at_once(query, its) is not None
+
+        def finished(db: Db) -> bool:
+            mine = db.execute(_END, {**its, **values}).one_or_none() is not None
+            if mine and ended.waits is not None:
+                put_cursors(db, connection.id, [ended.waits], now)
+            db.execute(_END_RUN, {"its": run_id, "still": RUNNING, **told})
+            return mine
+
+        return await self._database.change(finished)
 
     def _of_connection(self, connection: Connection, ended: Ended, now: datetime) -> dict[str, Any]:
         """What a run's end says of its connection."""
@@ -171,6 +200,8 @@ class Cycles:
             values |= {"last_sweep_at": now} if ended.swept else {}
         elif verdict.run_status == DEFERRED and ended.passed:
             values["last_success_at"] = now
+            if ended.cleared:
+                values |= {"last_error": None, "last_error_kind": None, "last_error_at": None}
         elif verdict.run_status == FAILED and (ended.regular or waits):
             words = f"{ended.error} - {ended.hint}" if ended.hint else ended.error
             values |= {
@@ -180,8 +211,11 @@ class Cycles:
             }
         return values
 
-    async def finish(self, cycle_id: int, *, status: str) -> dict[str, Any]:
-        """Sum the cycle's runs into its row; answers the status object's parts, ``failures`` among them."""
+    async def finish(self, cycle_id: int, *, status: str, over: bool = True) -> dict[str, Any]:
+        """Sum the cycle's runs into its row; answers the status object's parts, ``failures`` among them.
+
+        ``over``: False where others go on with it, and will end it.
+        """
         counted = [
             func.coalesce(func.sum(runs.c[name]), 0) for name in ("records", "added", "changed", "deleted", "calls")
         ]
@@ -197,9 +231,8 @@ class Cycles:
             finished = self._now()
             # Another daemon that joined this cycle may still run: then it is the one to end it.
             others = select(runs.c.id).where(runs.c.cycle_id == cycle_id, runs.c.status == RUNNING).limit(1)
-            ending = (
-                {} if (await session.execute(others)).one_or_none() else {"status": status, "finished_at": finished}
-            )
+            alone = over and (await session.execute(others)).one_or_none() is None
+            ending = {"status": status, "finished_at": finished} if alone else {}
             await session.execute(update(cycles).where(cycles.c.id == cycle_id).values(**ending, **values))
             cycle = (await session.execute(select(cycles).where(cycles.c.id == cycle_id))).one()
             failures = await session.execute(

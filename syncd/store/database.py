@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import sqlite3
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiosqlite
 import orjson
@@ -17,20 +18,27 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InvalidatePoolError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import greenlet_spawn
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from sqlalchemy import Connection as SyncConnection
+    from sqlalchemy import Engine, Executable, Row
     from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+T = TypeVar("T")
 
 _CLOSE_S = 5
+_PING_AFTER_S = 1.0
 _COMMAND_S = 60  # a statement that takes longer than this has lost its server
 _IDLE_S = 30  # PostgreSQL ends who stays silent in mid-transaction: a frozen or cut-off process must not hold its locks
-_MIGRATION_LOCK = 0x73796E6364  # "syncd": PostgreSQL's advisory lock for daemons that migrate at the same moment
+MIGRATION_LOCK = 0x73796E6364  # "syncd": PostgreSQL's advisory lock for daemons that migrate at the same moment
 
 
 class SchemaError(Exception):
@@ -69,7 +77,7 @@ class Database:
         if self.is_sqlite:
             options |= {"async_creator": self._open_sqlite, "pool_size": pool_size}
         else:
-            options |= {"pool_size": pool_size, "max_overflow": 0, "pool_pre_ping": True, "pool_timeout": 30}
+            options |= {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 30}
             options["connect_args"] = {
                 "timeout": 10,
                 "command_timeout": _COMMAND_S,
@@ -82,9 +90,15 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine.sync_engine, "connect", _sqlite_connected)
             event.listen(self.engine.sync_engine, "begin", _sqlite_begun)
+        else:
+            event.listen(self.engine.sync_engine, "checkin", _given_back)
+            event.listen(self.engine.sync_engine, "checkout", _PingIdle(self.engine.sync_engine))
         writing = self.engine.execution_options(syncd_writes=True)
         self._reads = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writes = async_sessionmaker(writing, expire_on_commit=False)
+        # PostgreSQL's statements each see what is committed, in a transaction or not: without one, two answers less.
+        reading = self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._asking, self._writing = reading.sync_engine, writing.sync_engine
         # SQLite has one writer: waiting here is fair, waiting in its busy loop is not.
         self._writer = asyncio.Lock()
 
@@ -104,6 +118,24 @@ class Database:
             async with self._writes.begin() as session:
                 yield session
 
+    # What each run needs goes this way: no session, and one switch to SQLAlchemy for a transaction instead of one for
+    # each statement. ``work`` is not a coroutine; its statements wait all the same.
+
+    async def ask(self, work: Callable[[SyncConnection], T]) -> T:
+        """What ``work`` answers, which only reads."""
+        return await greenlet_spawn(_in_one, self._asking, work)
+
+    async def at_once(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any] | None:
+        """The one row, or none, that ``statement`` answers; on PostgreSQL it is a transaction by itself."""
+        return await self.ask(lambda db: db.execute(statement, values).one_or_none())
+
+    async def change(self, work: Callable[[SyncConnection], T]) -> T:
+        """What ``work`` answers, in one transaction: committed at its end, rolled back on an exception."""
+        if self.is_sqlite:
+            async with self._writer:
+                return await greenlet_spawn(_in_one, self._writing, work)
+        return await greenlet_spawn(_in_one, self._writing, work)
+
     async def _open_sqlite(self) -> aiosqlite.Connection:
         file = str(self.url.database)
         # What cannot be opened fails here: aiosqlite would leave a thread behind that outlives the event loop.
@@ -117,6 +149,13 @@ class Database:
                 raw = (await connection.get_raw_connection()).driver_connection
                 assert raw is not None  # noqa: S101 - it is connected
                 await raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    @property
+    def pool(self) -> tuple[int, int]:
+        """Database connections: at most, and in use."""
+        pool = self.engine.pool
+        assert isinstance(pool, QueuePool)  # noqa: S101 - both databases have it
+        return pool.size(), pool.checkedout()
 
     async def ping(self) -> None:
         """Raises what the database raises when it does not answer."""
@@ -135,7 +174,7 @@ class Database:
         """Create or upgrade the schema; answers (revision before, revision now). Raises `SchemaError` if newer."""
         async with self.engine.execution_options(syncd_writes=True).begin() as connection:
             if not self.is_sqlite:
-                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             before = await self._revision(connection)
             script = _script()
             if before is not None and before not in {revision.revision for revision in script.walk_revisions()}:
@@ -157,6 +196,35 @@ class Database:
 
     async def _revision(self, connection: AsyncConnection) -> str | None:
         return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+
+
+def _in_one(engine: Engine, work: Callable[[SyncConnection], T]) -> T:
+    with engine.begin() as connection:
+        return work(connection)
+
+
+def _given_back(connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["idle_since_s"] = time.monotonic()
+
+
+class _PingIdle:
+    """Looks whether a connection of the pool still lives before it is used.
+
+    SQLAlchemy's own ``pool_pre_ping`` asks the server each time, three questions for a transaction that has as many.
+    What the server closed is known without asking; what broke off without a word is asked when it was idle.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._dialect = engine.dialect
+
+    def __call__(self, connection: Any, record: ConnectionPoolEntry, proxy: object) -> None:
+        if connection.driver_connection.is_closed():
+            raise InvalidatePoolError
+        if time.monotonic() - record.info.get("idle_since_s", time.monotonic()) > _PING_AFTER_S:
+            try:
+                self._dialect.do_ping(connection)
+            except Exception as error:
+                raise InvalidatePoolError from error
 
 
 def _sqlite_connected(connection: sqlite3.Connection, record: object) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 
 from syncd.source import Waiting
+from syncd.store.known import AT_ONCE, look
 from syncd.store.pages import batches, digest_of
 from syncd.tables import OF_KIND, backlog, cursors, meetings, messages, watches
 
@@ -14,12 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
     from datetime import datetime
 
+    from sqlalchemy import Connection as Db
     from sqlalchemy import Table
 
     from syncd.records import Kind, Record
     from syncd.store.database import Database
+    from syncd.store.known import Known
 
-AT_ONCE = 500  # things of the backlog, or watches, that one run takes up
 _TIMES = {messages: messages.c.sent_at, meetings: meetings.c.started_at}
 
 
@@ -27,6 +30,15 @@ class Looks:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
+
+    async def known(
+        self, connection_id: int, *, watching: Collection[str] = (), credential: str | None = None
+    ) -> Known:
+        """What a run needs to know as it begins, at once; ``watching``, ``credential`` as `known.look` has them."""
+        now = self._now()
+        return await self._database.ask(
+            lambda db: look(db, connection_id, now=now, watching=watching, credential=credential)
+        )
 
     async def cursors(self, connection_id: int, stream: str) -> dict[str, str]:
         """Partition → cursor."""
@@ -90,30 +102,31 @@ class OfConnection:
         self._id = connection_id
 
     async def stored(self, kind: Kind, ids: Collection[str], *members: str) -> dict[str, tuple[Any, ...]]:
-        table = OF_KIND[kind]
-        found: dict[str, tuple[Any, ...]] = {}
-        async with self._database.read() as session:
-            for batch in batches(list(dict.fromkeys(ids))):
-                query = self._live(table, members).where(table.c.external_id.in_(batch))
-                found |= {row[0]: tuple(row[1:]) for row in await session.execute(query)}
-        return found
+        query, wanted = _of_ids(OF_KIND[kind], members), list(dict.fromkeys(ids))
+        if not wanted:
+            return {}
+
+        def found(db: Db) -> dict[str, tuple[Any, ...]]:
+            rows = (db.execute(query, {"its": self._id, "these": batch}) for batch in batches(wanted))
+            return {row[0]: tuple(row[1:]) for batch in rows for row in batch}
+
+        return await self._database.ask(found)
 
     async def select(
         self, kind: Kind, *members: str, between: tuple[datetime, datetime] | None = None, **equal: object
     ) -> dict[str, tuple[Any, ...]]:
-        table = OF_KIND[kind]
-        query = self._live(table, members).where(*(table.c[name] == value for name, value in equal.items()))
+        query = _where(OF_KIND[kind], members, tuple(equal), timed=between is not None)
+        values = {"its": self._id, **{f"is_{name}": value for name, value in equal.items()}}
         if between is not None:
-            query = query.where(_TIMES[table].between(*between))
-        async with self._database.read() as session:
-            return {row[0]: tuple(row[1:]) for row in await session.execute(query)}
+            values |= {"least": between[0], "most": between[1]}
+        return await self._database.ask(lambda db: {row[0]: tuple(row[1:]) for row in db.execute(query, values)})
 
     async def ids(self, kind: Kind) -> AsyncIterator[Sequence[str]]:
         table, last = OF_KIND[kind], ""
         while True:
-            query = self._live(table, ()).where(table.c.external_id > last).order_by(table.c.external_id)
+            query = _live(table, ()).where(table.c.external_id > last).order_by(table.c.external_id)
             async with self._database.read() as session:
-                batch = [row[0] for row in await session.execute(query.limit(AT_ONCE))]
+                batch = [row[0] for row in await session.execute(query.limit(AT_ONCE), {"its": self._id})]
             if not batch:
                 return
             yield batch
@@ -133,8 +146,23 @@ class OfConnection:
         missing = [one for one in wanted if one not in held]
         return missing, [one for one, fresh in wanted.items() if held.get(one, fresh) != fresh]
 
-    def _live(self, table: Table, members: Sequence[str]) -> Any:
-        wanted = [table.c.raw if name == "*" else table.c.raw[name].label(f"m{at}") for at, name in enumerate(members)]
-        return select(table.c.external_id, *wanted).where(
-            table.c.connection_id == self._id, table.c.deleted_at.is_(None)
-        )
+
+# Made once for each kind of question: to make a statement costs more than to run it.
+
+
+def _live(table: Table, members: Sequence[str]) -> Any:
+    wanted = [table.c.raw if name == "*" else table.c.raw[name].label(f"m{at}") for at, name in enumerate(members)]
+    return select(table.c.external_id, *wanted).where(
+        table.c.connection_id == bindparam("its"), table.c.deleted_at.is_(None)
+    )
+
+
+@cache
+def _of_ids(table: Table, members: tuple[str, ...]) -> Any:
+    return _live(table, members).where(table.c.external_id.in_(bindparam("these", expanding=True)))
+
+
+@cache
+def _where(table: Table, members: tuple[str, ...], equal: tuple[str, ...], *, timed: bool) -> Any:
+    query = _live(table, members).where(*(table.c[name] == bindparam(f"is_{name}") for name in equal))
+    return query.where(_TIMES[table].between(bindparam("least"), bindparam("most"))) if timed else query

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import orjson
-from sqlalchemy import case, delete, or_, select, update
+from sqlalchemy import bindparam, case, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.errors import LeaseLost
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from datetime import datetime, timedelta
 
-    from sqlalchemy import Table
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy import BindParameter, Table
+    from sqlalchemy import Connection as Db
 
     from syncd.records import Deletion, Kind, Record
     from syncd.source import Page, Pending
@@ -32,17 +32,88 @@ BATCH = 500  # rows of one statement: well under both databases' limit of parame
 
 @dataclass(slots=True)
 class Counts:
-    """What a page did: rows really written."""
+    """What a page did: rows really written. ``kinds``: the same by (table, change), of what changed."""
 
     added: int = 0
     changed: int = 0
     deleted: int = 0
+    kinds: dict[tuple[str, str], int] = field(default_factory=dict, compare=False, repr=False)
 
     def __iadd__(self, other: Counts) -> Self:
         self.added += other.added
         self.changed += other.changed
         self.deleted += other.deleted
+        for kind, rows in other.kinds.items():
+            self.kinds[kind] = self.kinds.get(kind, 0) + rows
         return self
+
+    def of(self, table: str) -> Self:
+        """The same, and all of it is that table's."""
+        told = (("added", self.added), ("changed", self.changed), ("deleted", self.deleted))
+        self.kinds = {(table, change): rows for change, rows in told if rows}
+        return self
+
+
+class Move(NamedTuple):
+    """Where a partition of a stream resumes."""
+
+    stream: str
+    partition: str
+    cursor: str
+
+
+# Made once: to make a statement costs more than to run it. Names that are no columns are of their conditions.
+_THESE: BindParameter[Any] = bindparam("these", expanding=True)
+_OWN = (
+    update(connections)
+    .where(connections.c.id == bindparam("its"), connections.c.lease == bindparam("held"))
+    .values(leased_until=bindparam("leased_until"))
+    .returning(connections.c.id)
+)
+_COUNT = (
+    update(runs)
+    .where(runs.c.id == bindparam("its"))
+    .values(
+        records=runs.c.records + bindparam("rows"),
+        added=runs.c.added + bindparam("new"),
+        changed=runs.c.changed + bindparam("other"),
+        deleted=runs.c.deleted + bindparam("gone"),
+        calls=bindparam("asked"),
+    )
+)
+
+
+def _of_stream(table: Table) -> Any:
+    return delete(table).where(table.c.connection_id == bindparam("its"), table.c.stream == bindparam("of"))
+
+
+_FORGET_ALL = _of_stream(cursors)
+_FORGET = _FORGET_ALL.where(cursors.c.partition.in_(_THESE))
+_DROP = {table: _of_stream(table).where(table.c.external_id.in_(_THESE)) for table in (backlog, watches)}
+
+
+def _put_cursor(dialect: Any) -> Any:
+    insert = dialect.insert(cursors)
+    return insert.on_conflict_do_update(
+        index_elements=["connection_id", "stream", "partition"],
+        set_={"cursor": insert.excluded.cursor, "updated_at": insert.excluded.updated_at},
+    )
+
+
+_PUT_CURSOR = {dialect.dialect.name: _put_cursor(dialect) for dialect in (sqlite, postgresql)}
+
+
+def placed(move: Move, now: datetime) -> dict[str, Any]:
+    """The columns of its cursor's row, less whose it is."""
+    where = {"stream": move.stream, "partition": clean(move.partition), "cursor": clean(move.cursor)}
+    return {**where, "updated_at": now}
+
+
+def put_cursors(db: Db, connection_id: int, moves: Sequence[Move], now: datetime) -> None:
+    """Store where they resume, the last of several of one partition; in a transaction that has seen to the lease."""
+    rows = {(move.stream, move.partition): {"connection_id": connection_id, **placed(move, now)} for move in moves}
+    if rows:
+        db.execute(_PUT_CURSOR[db.dialect.name], list(rows.values()))
 
 
 class Pages:
@@ -53,11 +124,21 @@ class Pages:
         self._dialect = sqlite if database.is_sqlite else postgresql
 
     async def checkpoint(
-        self, page: Page, *, connection_id: int, stream: str, lease: str, run_id: int, records: int, calls: int
+        self,
+        page: Page,
+        *,
+        connection_id: int,
+        stream: str,
+        lease: str,
+        run_id: int,
+        records: int,
+        calls: int,
+        earlier: Move | None = None,
     ) -> Counts:
         """Store ``page`` of ``stream`` in one transaction. Raises `LeaseLost` when the connection is no longer ours.
 
-        ``records``: how many of the page's records the run counts; ``calls``: the run's calls so far.
+        ``records``: how many of the page's records the run counts; ``calls``: the run's calls so far. ``earlier``: what
+        a page before this one left to be stored with it.
         """
         now = self._now()
         prepared = [
@@ -65,55 +146,45 @@ class Pages:
             for kind in OF_KIND
             if any(type(one) is kind for one in page.records)
         ]  # outside of the transaction: it holds SQLite's only writer
-        async with self._database.write() as session:
-            await self._own(session, connection_id, lease)
+
+        def stored(db: Db) -> Counts:
+            self._own(db, connection_id, lease)
             counts = Counts()
             for table, rows in prepared:
-                counts += await self._upsert(session, table, connection_id, rows, now)
-            counts.deleted += await self._delete(session, connection_id, page.deletions, now)
-            await self._cursor(session, connection_id, stream, page, now)
-            await self._backlog(session, connection_id, stream, page, now)
-            await self._watches(session, connection_id, stream, page, now)
-            await session.execute(
-                update(runs)
-                .where(runs.c.id == run_id)
-                .values(
-                    records=runs.c.records + records,
-                    added=runs.c.added + counts.added,
-                    changed=runs.c.changed + counts.changed,
-                    deleted=runs.c.deleted + counts.deleted,
-                    calls=calls,
-                )
-            )
+                counts += self._upsert(db, table, connection_id, rows, now).of(table.name)
+            counts += self._delete(db, connection_id, page.deletions, now)
+            if page.forget:
+                db.execute(_FORGET, {"its": connection_id, "of": stream, "these": list(page.forget)})
+            here = None if page.cursor is None else Move(stream, page.partition, page.cursor)
+            put_cursors(db, connection_id, [one for one in (earlier, here) if one], now)
+            self._backlog(db, connection_id, stream, page, now)
+            self._watches(db, connection_id, stream, page, now)
+            did = {"rows": records, "new": counts.added, "other": counts.changed, "gone": counts.deleted}
+            db.execute(_COUNT, {"its": run_id, **did, "asked": calls})
             return counts
+
+        return await self._database.change(stored)
 
     async def renew(self, connection_id: int, lease: str) -> None:
         """Keep the lease while no page comes. Raises `LeaseLost` when it is no longer ours."""
-        async with self._database.write() as session:
-            await self._own(session, connection_id, lease)
+        await self._database.change(lambda db: self._own(db, connection_id, lease))
 
-    async def _own(self, session: AsyncSession, connection_id: int, lease: str) -> None:
+    def _own(self, db: Db, connection_id: int, lease: str) -> None:
         """The fence: renew the lease in this transaction, or write nothing."""
-        renewed = await session.execute(
-            update(connections)
-            .where(connections.c.id == connection_id, connections.c.lease == lease)
-            .values(leased_until=self._now() + self._lease)
-            .returning(connections.c.id)
-        )
+        renewed = db.execute(_OWN, {"its": connection_id, "held": lease, "leased_until": self._now() + self._lease})
         if renewed.one_or_none() is None:
             raise LeaseLost
 
     async def forget_cursors(self, connection_id: int, stream: str, lease: str) -> None:
         """Drop all cursors of the stream. Raises `LeaseLost` when the connection is no longer ours."""
-        async with self._database.write() as session:
-            await self._own(session, connection_id, lease)
-            await session.execute(
-                delete(cursors).where(cursors.c.connection_id == connection_id, cursors.c.stream == stream)
-            )
 
-    async def _upsert(
-        self, session: AsyncSession, table: Table, connection_id: int, rows: list[dict[str, Any]], now: datetime
-    ) -> Counts:
+        def forgotten(db: Db) -> None:
+            self._own(db, connection_id, lease)
+            db.execute(_FORGET_ALL, {"its": connection_id, "of": stream})
+
+        await self._database.change(forgotten)
+
+    def _upsert(self, db: Db, table: Table, connection_id: int, rows: list[dict[str, Any]], now: datetime) -> Counts:
         """Write only what is new, changed or back again: an unchanged row costs no write, not even a lock."""
         counts = Counts()
         for batch in batches(rows):
@@ -121,7 +192,7 @@ class Pages:
                 table.c.connection_id == connection_id,
                 table.c.external_id.in_([row["external_id"] for row in batch]),
             )
-            held = {row.external_id: row for row in await session.execute(query)}
+            held = {row.external_id: row for row in db.execute(query)}
             written = []
             for row in batch:
                 known = held.get(row["external_id"])
@@ -133,7 +204,7 @@ class Pages:
                     continue
                 written.append(row | {"connection_id": connection_id, "created_at": now, "updated_at": now})
             if written:
-                await session.execute(self._statement(table), written)
+                db.execute(self._statement(table), written)
         return counts
 
     def _statement(self, table: Table) -> Any:
@@ -153,16 +224,14 @@ class Pages:
             where=or_(changed, table.c.deleted_at.is_not(None)),
         )
 
-    async def _delete(
-        self, session: AsyncSession, connection_id: int, deletions: Iterable[Deletion], now: datetime
-    ) -> int:
+    def _delete(self, db: Db, connection_id: int, deletions: Iterable[Deletion], now: datetime) -> Counts:
         by_table: dict[Table, list[str]] = {}
         for one in deletions:
             by_table.setdefault(OF_KIND[one.kind], []).append(one.external_id)
-        count = 0
+        counts = Counts()
         for table, ids in by_table.items():
             for batch in batches(ids):
-                gone = await session.execute(
+                gone = db.execute(
                     update(table)
                     .where(
                         table.c.connection_id == connection_id,
@@ -172,43 +241,18 @@ class Pages:
                     .values(deleted_at=now)
                     .returning(table.c.external_id)
                 )
-                count += len(gone.all())
-        return count
+                counts += Counts(deleted=len(gone.all())).of(table.name)
+        return counts
 
-    async def _cursor(self, session: AsyncSession, connection_id: int, stream: str, page: Page, now: datetime) -> None:
-        if page.forget:
-            await session.execute(
-                delete(cursors).where(
-                    cursors.c.connection_id == connection_id,
-                    cursors.c.stream == stream,
-                    cursors.c.partition.in_(page.forget),
-                )
-            )
-        if page.cursor is None:
-            return
-        insert = self._dialect.insert(cursors).values(
-            connection_id=connection_id,
-            stream=stream,
-            partition=clean(page.partition),
-            cursor=clean(page.cursor),
-            updated_at=now,
-        )
-        await session.execute(
-            insert.on_conflict_do_update(
-                index_elements=["connection_id", "stream", "partition"],
-                set_={"cursor": insert.excluded.cursor, "updated_at": insert.excluded.updated_at},
-            )
-        )
-
-    async def _backlog(self, session: AsyncSession, connection_id: int, stream: str, page: Page, now: datetime) -> None:
+    def _backlog(self, db: Db, connection_id: int, stream: str, page: Page, now: datetime) -> None:
         for given in page.pending:
             one = replace(given, external_id=clean(given.external_id), reason=clean(given.reason))
             insert = self._dialect.insert(backlog).values(self._waiting(connection_id, stream, one, now))
             if one.stream is not None and one.stream != stream:
-                await session.execute(insert.on_conflict_do_nothing())
+                db.execute(insert.on_conflict_do_nothing())
                 continue
             key = (connection_id, stream, one.external_id)
-            held = await session.execute(
+            held = db.execute(
                 select(backlog.c.attempts).where(
                     backlog.c.connection_id == key[0], backlog.c.stream == key[1], backlog.c.external_id == key[2]
                 )
@@ -216,14 +260,14 @@ class Pages:
             attempts = (held.scalar_one_or_none() or 0) + 1
             next_try_at = now + (backlog_gap(attempts) if one.after is None else one.after)
             tried = {"attempts": attempts, "next_try_at": next_try_at, "reason": one.reason, "last_error": one.reason}
-            await session.execute(
+            db.execute(
                 insert.values(**tried).on_conflict_do_update(
                     index_elements=["connection_id", "stream", "external_id"], set_=tried
                 )
             )
-        await _drop(session, backlog, connection_id, stream, page.resolved)
+        _drop(db, backlog, connection_id, stream, page.resolved)
 
-    async def _watches(self, session: AsyncSession, connection_id: int, stream: str, page: Page, now: datetime) -> None:
+    def _watches(self, db: Db, connection_id: int, stream: str, page: Page, now: datetime) -> None:
         rows = {(one.stream or stream, clean(one.external_id)): now + one.after for one in page.watches}
         insert = self._dialect.insert(watches)
         for batch in batches(sorted(rows)):
@@ -236,14 +280,14 @@ class Pages:
                 }
                 for watching, one in batch
             ]
-            await session.execute(
+            db.execute(
                 insert.on_conflict_do_update(
                     index_elements=["connection_id", "stream", "external_id"],
                     set_={"next_try_at": insert.excluded.next_try_at},
                 ),
                 values,
             )
-        await _drop(session, watches, connection_id, stream, page.unwatched)
+        _drop(db, watches, connection_id, stream, page.unwatched)
 
     def _waiting(self, connection_id: int, stream: str, one: Pending, now: datetime) -> dict[str, Any]:
         return {
@@ -257,19 +301,15 @@ class Pages:
         }
 
 
-async def _drop(session: AsyncSession, table: Table, connection_id: int, stream: str, ids: Collection[str]) -> None:
+def _drop(db: Db, table: Table, connection_id: int, stream: str, ids: Collection[str]) -> None:
     """Take these things of a stream out of the backlog or the watches."""
     for batch in batches(list(ids)):
-        await session.execute(
-            delete(table).where(
-                table.c.connection_id == connection_id, table.c.stream == stream, table.c.external_id.in_(batch)
-            )
-        )
+        db.execute(_DROP[table], {"its": connection_id, "of": stream, "these": batch})
 
 
 def digest(value: Any) -> str:
     """A fingerprint of JSON: the same for the same content, whatever the order of its members."""
-    return hashlib.blake2b(_json(value, orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
+    return hashlib.blake2b(dumped(value, orjson.OPT_SORT_KEYS), digest_size=16).hexdigest()
 
 
 def digest_of(record: Record) -> str:
@@ -283,7 +323,7 @@ def _rows(kind: Kind, records: Sequence[Record]) -> list[dict[str, Any]]:
     rows = {}
     for record in records:
         row = {name: _storable(getattr(record, name)) for name in names}
-        row["raw"] = Dumped(_json(record.raw).decode())
+        row["raw"] = Dumped(dumped(record.raw).decode())
         row["digest"] = digest_of(record)
         rows[record.external_id] = row
     return [rows[key] for key in sorted(rows)]
@@ -293,11 +333,11 @@ def _storable(value: Any) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list | tuple | dict):
-        return Dumped(_json(value).decode())
+        return Dumped(dumped(value).decode())
     return value
 
 
-def _json(value: Any, option: int = 0) -> bytes:
+def dumped(value: Any, option: int = 0) -> bytes:
     """JSON without what PostgreSQL refuses: NUL, lone surrogates."""
     try:
         dumped = orjson.dumps(value, option=option)

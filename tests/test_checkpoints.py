@@ -1,0 +1,278 @@
+"""What a run asks and tells the database, and when: an idle one as little as can be, and still nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import event, insert, text, update
+
+from syncd.errors import CursorExpired, Transient
+from syncd.http import Link
+from syncd.source import Page, Pending, Since, Waiting
+from syncd.store import Database, Store
+from syncd.tables import backlog, connections
+from tests.conftest import Clock
+from tests.scripted import Bench, message, pages, source
+
+
+@contextmanager
+def transactions(database: Database) -> Iterator[list[str]]:
+    """A sign for each transaction that begins."""
+    begun: list[str] = []
+
+    def began(connection: Any) -> None:
+        begun.append("writes" if connection.get_execution_options().get("syncd_writes") else "reads")
+
+    event.listen(database.engine.sync_engine, "begin", began)
+    yield begun
+    event.remove(database.engine.sync_engine, "begin", began)
+
+
+async def held(store: Store) -> dict[str, str]:
+    return await store.looks.cursors(1, "messages")
+
+
+async def ran(store: Store, *steps: Page | Exception, clock: Clock | None = None) -> Bench:
+    bench = Bench(store, source(pages(*steps)), clock)
+    await bench.connect("acme")
+    await bench.cycle()
+    return bench
+
+
+async def told(bench: Bench) -> Any:
+    return (await bench.rows("runs"))[-1].cursors
+
+
+# ── how often ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_idle_run_asks_once_and_tells_once(store: Store) -> None:
+    bench = await ran(store, Page(cursor="1"))
+    with transactions(store.database) as nothing_due:
+        await bench.cycle(workspace="nobody")
+    bench.engine.plans = Bench(store, source(pages(Page(cursor="2")))).engine.plans
+    with transactions(store.database) as begun:
+        await bench.cycle()
+    # what a cycle takes by itself, and its last claim that finds nothing; then of the run claim, look and end
+    assert len(begun) - len(nothing_due) == 1 + 3 + 0
+    assert await held(store) == {"": "2"}
+
+
+async def test_a_page_that_changes_nothing_is_not_written(store: Store, clock: Clock) -> None:
+    bench = await ran(store, Page(cursor="1"), Page(cursor="1"), clock=clock)
+    (before,) = await bench.rows("cursors")
+    clock.advance(minutes=15)
+    await bench.cycle()
+    assert await bench.rows("cursors") == [before]
+
+
+async def test_what_is_resolved_and_in_no_backlog_makes_no_transaction(store: Store) -> None:
+    bench = await ran(store, Page(cursor="1"))
+    bench.engine.plans = Bench(store, source(pages(Page(cursor="2", resolved=["C1"])))).engine.plans
+    with transactions(store.database) as without:
+        await bench.cycle()
+    bench.engine.plans = Bench(store, source(pages(Page(cursor="3")))).engine.plans
+    with transactions(store.database) as begun:
+        await bench.cycle()
+    assert sorted(begun) == sorted(without)
+
+
+# ── nothing is lost by it ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_of_pages_that_only_move_a_cursor_one_at_most_is_not_stored_yet(store: Store) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        for name in "abcd":
+            yield Page(partition=name, cursor=name)
+            seen.append(await held(store))
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    await bench.cycle()
+    assert [sorted(one) for one in seen] == [[], ["a", "b"], ["a", "b"], ["a", "b", "c", "d"]]
+
+
+async def test_a_waiting_cursor_is_stored_with_the_next_page(store: Store) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        yield Page(partition="a", cursor="1")
+        yield Page(partition="b", cursor="1", records=[message("1")])
+        seen.append(await held(store))
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    await bench.cycle()
+    assert seen == [{"a": "1", "b": "1"}]
+
+
+async def test_the_later_of_two_cursors_of_a_partition_is_stored(store: Store) -> None:
+    await ran(store, Page(cursor="1"), Page(cursor="2"))
+    assert await held(store) == {"": "2"}
+
+
+async def test_a_run_that_fails_keeps_where_its_last_page_got_to(store: Store) -> None:
+    await ran(store, Page(cursor="1"), Transient("away"))
+    assert await held(store) == {"": "1"}
+
+
+async def test_a_run_that_lost_its_lease_stores_no_waiting_cursor(store: Store) -> None:
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        yield Page(cursor="1")
+        async with store.database.write() as session:
+            await session.execute(update(connections).values(lease="theirs"))
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    await bench.cycle()
+    assert await held(store) == {}
+
+
+async def test_a_cursor_that_the_vendor_forgot_is_not_stored_late(store: Store) -> None:
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        read_from.append(dict(since.cursors))
+        if len(read_from) == 1:
+            yield Page(cursor="1")
+            raise CursorExpired("gone")
+
+    read_from: list[dict[str, str]] = []
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    await bench.cycle()
+    assert (read_from, await held(store)) == ([{}, {}], {})
+
+
+async def test_what_is_in_the_backlog_is_resolved(store: Store, clock: Clock) -> None:
+    bench = await ran(store, Page(pending=[Pending("C1", "closed", after=timedelta(days=1))]), clock=clock)
+    bench.engine.plans = Bench(store, source(pages(Page(resolved=["C1"])))).engine.plans
+    await bench.cycle()
+    assert await bench.rows("backlog") == []
+
+
+async def test_what_a_run_puts_into_the_backlog_it_resolves_again(store: Store, clock: Clock) -> None:
+    later = Pending("C1", "closed", after=timedelta(days=1))
+    bench = await ran(store, Page(pending=[later]), Page(resolved=["C1"]), clock=clock)
+    assert await bench.rows("backlog") == []
+
+
+async def test_a_stream_sees_what_an_earlier_one_left_to_it_in_the_same_run(store: Store) -> None:
+    seen: list[str] = []
+
+    async def second(link: Link, since: Since) -> AsyncIterator[Page]:
+        seen.extend(one.external_id for one in since.backlog)
+        yield Page()
+
+    left = Page(pending=[Pending("1", "details wait", stream="stream1")])
+    bench = Bench(store, source(pages(left), second))
+    await bench.connect("acme")
+    await bench.cycle()
+    assert seen == ["1"]
+
+
+@pytest.mark.parametrize("more", [0, 600])
+async def test_the_longest_due_come_first_however_long_the_backlog_is(store: Store, clock: Clock, more: int) -> None:
+    seen: list[Waiting] = []
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        seen.extend(since.backlog)
+        yield Page()
+
+    def waiting(name: str, minutes: int) -> dict[str, Any]:
+        row = {"connection_id": 1, "stream": "messages", "external_id": name, "reason": "", "attempts": 1}
+        return row | {"next_try_at": clock() + timedelta(minutes=minutes), "created_at": clock()}
+
+    bench = Bench(store, source(read), clock)
+    await bench.connect("acme")
+    others = [waiting(f"{number}", 1) | {"stream": "else"} for number in range(more)]
+    rows = [*others, waiting("late", -1), waiting("later", 1), waiting("first", -9)]
+    async with store.database.write() as session:
+        await session.execute(insert(backlog), rows)
+    await bench.cycle()
+    assert [one.external_id for one in seen] == ["first", "late"]
+
+
+async def test_a_claim_tells_the_run_whose_lease_ran_out_as_interrupted(store: Store, clock: Clock) -> None:
+    bench = Bench(store, source(pages()), clock)
+    await bench.connect("acme")
+    first, second = [await store.cycles.begin("slack", "cli", None) for _ in range(2)]
+    assert await store.connections.claim("slack", "dies", first, due=None)
+    clock.advance(minutes=6)
+    assert await store.connections.claim("slack", "takes over", second, due=None)
+    told = [(run.cycle_id, run.status, run.error_kind) for run in await bench.rows("runs")]
+    assert told == [(first, "interrupted", "interrupted"), (second, "running", None)]
+
+
+# ── what a run's row tells of cursors ───────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_runs_row_tells_the_cursors_that_moved(store: Store) -> None:
+    bench = await ran(store, Page(partition="C1", cursor="1"), Page(partition="C2", cursor="1"), Page(cursor="1"))
+    assert await told(bench) == {"messages/C1": [None, "1"], "messages/C2": [None, "1"], "messages": [None, "1"]}
+    steps = Page(partition="C1", cursor="2"), Page(partition="C1", cursor="3"), Page(cursor="1"), Page(forget=["C2"])
+    bench.engine.plans = Bench(store, source(pages(*steps))).engine.plans
+    await bench.cycle()
+    assert await told(bench) == {"messages/C1": ["1", "3"], "messages/C2": ["1", None]}
+
+
+async def test_a_runs_row_tells_no_cursor_where_none_moved(store: Store) -> None:
+    bench = await ran(store, Page(cursor="1"))
+    await bench.cycle()
+    assert await told(bench) is None
+
+
+async def test_a_runs_row_tells_twenty_cursors_at_most_and_each_in_short(store: Store) -> None:
+    bench = await ran(store, *(Page(partition=f"C{number}", cursor="x" * 300) for number in range(25)))
+    cut: Sequence[Any] = list((await told(bench)).values())
+    assert cut == [[None, "x" * 200]] * 20
+
+
+async def test_a_run_that_failed_tells_its_cursors_too(store: Store) -> None:
+    bench = await ran(store, Page(cursor="1", records=[message("1")]), Transient("away"))
+    assert await told(bench) == {"messages": [None, "1"]}
+
+
+# ── the pool's connections to PostgreSQL ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def on_postgres(postgres_url: str) -> AsyncIterator[Store]:
+    database = Database(postgres_url, pool_size=1)
+    yield Store(database, lambda: datetime.now(UTC))
+    await database.close()
+
+
+async def test_a_connection_that_the_server_closed_is_replaced_before_it_is_used(
+    on_postgres: Store, postgres_url: str
+) -> None:
+    async with on_postgres.database.engine.connect() as db:
+        driver: Any = (await db.get_raw_connection()).driver_connection
+    other = Database(postgres_url)
+    async with other.write() as session:
+        mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
+        await session.execute(text(mine + "datname = current_database()"))
+    await other.close()
+    async with asyncio.timeout(5):
+        while not driver.is_closed():
+            await asyncio.sleep(0.001)
+    assert await held(on_postgres) == {}
+
+
+async def test_the_server_is_asked_whether_it_lives_only_after_a_pause(
+    on_postgres: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    dialect = on_postgres.database.engine.sync_engine.dialect
+    monkeypatch.setattr(type(dialect), "do_ping", lambda self, connection: asked.append("") or True)
+    await held(on_postgres)
+    await held(on_postgres)
+    assert asked == []
+    monkeypatch.setattr("syncd.store.database._PING_AFTER_S", -1.0)
+    await held(on_postgres)
+    assert asked == [""]
