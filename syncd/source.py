@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from syncd.http import Link
+    from syncd.limits import Rate
     from syncd.records import Deletion, Kind, Record
 
 LONGEST_OUTAGE = timedelta(days=30)  # after a longer one late changes are a backfill's matter: a sweep stays bounded
@@ -186,6 +187,31 @@ class Report:
     problems: Sequence[tuple[str, str]] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of a credential's limits without asking the vendor.
+
+    ``rates``, ``low_rates``: limit → `Rate`, as in `Link`. ``low_s``: of the lowered ones, for how many seconds still.
+    ``used``: units that count now; of a short limit the most that was lately drawn within one period.
+    ``settings``: the connection's, ``options``: the source's, as in `Link`.
+    """
+
+    rates: Mapping[str, Rate]
+    low_rates: Mapping[str, Rate]
+    low_s: Mapping[str, float]
+    used: Mapping[str, int]
+    settings: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """Which of a vendor's limits hold for a connection. ``name``: the same for all of whom the same holds."""
+
+    name: str
+    words: str
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """Whose account it is that credentials open, as the vendor says.
@@ -255,6 +281,8 @@ class Source:
     For connecting an account: ``owner(api)`` tells whose it is and raises `AuthError` where the credentials open
     nothing; ``choice``, ``oauth``: what a person may choose, and how one signs in with a browser.
 
+    ``regime``: which limits hold, where that may differ from one connection or day to the next.
+
     ``backfill``: the streams that read older history, from now back to ``Since.back_to``; ``estimate(api, since)``
     tells beforehand what that takes. ``audit``: the streams that read what the store should hold, for `syncd verify`:
     their pages are compared, never stored, so a record that differs is stale, one that is not stored is missing, a
@@ -275,6 +303,7 @@ class Source:
     owner: Callable[[Any], Awaitable[Owner]] | None = None
     choice: Choice | None = None
     oauth: OAuth | None = None
+    regime: Callable[[Known], Regime] | None = None
 
     def refuse(self, credentials: Mapping[str, object] | None, settings: Mapping[str, object]) -> str | None:
         """Why these cannot be used, in one line without any value of a credential; None when they can."""

@@ -19,8 +19,8 @@ from syncd.web.server import Web
 SOURCES = ("slack", "gong", "fathom", "gmail")
 
 
-def settings(box: Sandbox, url: str, **more: Any) -> Settings:
-    """Of a daemon whose vendors are the sandbox, with its OAuth apps."""
+def settings(box: Sandbox, url: str, *, cron: str = "", **more: Any) -> Settings:
+    """Of a daemon whose vendors are the sandbox, with its OAuth apps. ``cron``: of each source."""
     sources: dict[str, Any] = {name: {} for name in SOURCES}
     for key, value in box.environment().items():
         _, _, name, *path = (part.lower() for part in key.replace("SYNCD_SOURCES", "SYNCD__SOURCES").split("__"))
@@ -29,7 +29,7 @@ def settings(box: Sandbox, url: str, **more: Any) -> Settings:
             at = at.setdefault(step, {})
         at[path[-1]] = value
     for name in SOURCES:
-        sources[name]["patience"] = "0s"
+        sources[name] |= {"patience": "0s", **({"cron": cron} if cron else {})}
     chosen = {"secret_keys": generate_key(), "http": {"port": 0}, **more}
     return Settings(database={"url": url}, sources=sources, **chosen)
 
@@ -47,17 +47,20 @@ async def serving(configured: Settings) -> AsyncIterator[tuple[Parts, str]]:
 
 
 class Form(HTMLParser):
-    """A consent page's hidden fields."""
+    """A consent page's hidden fields; ``on``: where our own page goes on."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.fields: dict[str, str] = {}
+        self.on = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         if tag == "input" and given.get("type") == "hidden":
             self.fields[str(given["name"])] = str(given["value"])
+        if tag == "a" and given.get("class") == "go":
+            self.on = str(given["href"])
 
 
 class Person:
@@ -76,10 +79,16 @@ class Person:
         return sent.headers["location"]
 
     async def leaves(self, link: str) -> str:
-        """Opens a link of ours: the vendor's address that it leads to."""
-        answer = await self.http.get(link)
+        """Opens a link of ours and goes on: the vendor's address that it leads to."""
+        answer = await self.goes_on(link)
         assert answer.status_code == 302, answer.text
         return answer.headers["location"]
+
+    async def goes_on(self, link: str) -> httpx.Response:
+        """What answers the button of the page that the link shows."""
+        shown = await self.http.get(link)
+        assert shown.status_code == 200, shown.text
+        return await self.http.get(shown.url.join(Form(shown.text).on))
 
     async def connects(self, link: str, workspace: str = "acme", answer: str = "allow") -> httpx.Response:
         """From a link of ours to the page at the end."""

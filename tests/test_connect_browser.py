@@ -26,6 +26,15 @@ async def chromium() -> AsyncIterator[Browser]:
         yield one
 
 
+async def goes_on(tab: Tab, link: str) -> str:
+    """Opens a link of ours and presses the button of its page; what that page said."""
+    await tab.opens(link)
+    await tab.until("document.querySelector('a.go')")
+    said = await tab.text()
+    await tab.runs("document.querySelector('a.go').click()")
+    return said
+
+
 async def presses(tab: Tab, answer: str) -> str:
     """The vendor's button, once its page is there; what our page says after it."""
     await tab.until("document.querySelector('button[value=allow]')")
@@ -40,10 +49,10 @@ async def test_a_customer_connects_in_a_browser(chromium: Browser, sandbox, sqli
     async with serving(settings(await sandbox(OPTIONS), sqlite_url)) as (parts, base):
         invitation = Invitation(name, "w1", "", datetime.now(UTC) + timedelta(hours=1))
         link, tab = Signer(parts.settings.keys()).link(base, invitation), await chromium.tab()
-        await tab.opens(link)
+        assert f"Connect {name.capitalize()} for w1" in await goes_on(tab, link)
         assert "You did not allow it" in await presses(tab, "deny")
         assert await parts.store.connections.all() == []
-        await tab.opens(link)
+        await goes_on(tab, link)
         said = await presses(tab, "allow")
         assert f"{name.capitalize()} is connected" in said
         assert "You can close this window" in said

@@ -15,7 +15,7 @@ from syncd.credentials import generate_key
 from syncd.daemon import Parts
 from syncd.sandbox.app import Sandbox
 from syncd.sandbox.world import Options
-from tests.connecting import Person, person, serving, settings
+from tests.connecting import Form, Person, person, serving, settings
 
 MakeSandbox = Callable[..., Awaitable[Sandbox]]
 
@@ -75,11 +75,11 @@ async def test_a_customer_who_was_cut_off_is_back_after_connecting_again(scene: 
 
 
 async def test_pages_allow_nothing_and_the_cookie_is_ours_alone(scene: Scene) -> None:
-    left = await scene.person.http.get(scene.link("slack"))
+    shown, left = await scene.person.http.get(scene.link("slack")), await scene.person.goes_on(scene.link("slack"))
     cookie = left.headers["set-cookie"]
     assert all(part in cookie for part in ("HttpOnly", "SameSite=Lax", "Path=/connect/slack", "Max-Age=600"))
     ended = await scene.person.http.get(f"{scene.base}/connect/slack/callback")
-    for answer in (left, ended):
+    for answer in (shown, left, ended):
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "script-src" not in answer.headers["content-security-policy"]
         assert answer.headers["referrer-policy"] == "no-referrer"
@@ -90,11 +90,36 @@ async def test_behind_https_the_cookie_and_the_way_back_are_the_public_ones(box_
     async with box_at("https://sync.example.com/in/") as (parts, base), person() as somebody:  # type: ignore[attr-defined]
         expires = datetime.now(UTC) + timedelta(hours=1)
         link = Signer(parts.settings.keys()).link(base, Invitation("gmail", "w", "", expires))
-        left = await somebody.http.get(link)
+        shown = await somebody.http.get(link)
+        cookie = {"Cookie": shown.headers["set-cookie"].partition(";")[0]}  # its path is not ours
+        left = await somebody.http.get(shown.url.join(Form(shown.text).on), headers=cookie)
     back = parse_qs(urlsplit(left.headers["location"]).query)["redirect_uri"]
     assert back == ["https://sync.example.com/in/connect/gmail/callback"]
     assert "Secure" in left.headers["set-cookie"]
     assert "Path=/in/connect/gmail" in left.headers["set-cookie"]
+
+
+async def test_a_link_first_shows_for_whom_it_is(scene: Scene) -> None:
+    shown = await scene.person.http.get(scene.link("gmail", "ann@acme.example", workspace="w <b>"))
+    assert shown.status_code == 200
+    for words in ("Connect Gmail for w &lt;b&gt;", "Sign in as ann@acme.example.", scene.base.removeprefix("http://")):
+        assert words in shown.text
+
+
+async def test_who_is_sent_the_way_on_sees_for_whom_it_is_too(scene: Scene) -> None:
+    """A forwarded link must not skip the page, whichever part of it was forwarded."""
+    shown = await scene.person.http.get(scene.link())
+    async with person() as somebody:
+        again = await somebody.http.get(shown.url.join(Form(shown.text).on))
+        assert (again.status_code, "Connect Gong for w1" in again.text) == (200, True)
+        await somebody.leaves(str(again.url))
+
+
+async def test_the_page_of_one_link_leads_on_by_no_other(scene: Scene) -> None:
+    mine = await scene.person.http.get(scene.link(workspace="mine"))
+    go = Form(mine.text).on.rpartition("&")[2]
+    other = await scene.person.http.get(f"{scene.link(workspace='theirs')}&{go}")
+    assert (other.status_code, "Connect Gong for theirs" in other.text) == (200, True)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import typer
 from rich.markup import escape
 
 from syncd import daemon
+from syncd.check import asked
 from syncd.cli.purge import YesOption, confirmed, erased, held
 from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
-    known_source,
     out,
     perform,
     print_json,
@@ -24,19 +24,17 @@ from syncd.cli.terminal import (
     table,
 )
 from syncd.credentials import Vault
-from syncd.errors import LeaseLost, RateLimited, SealError, SourceError, UsageError
+from syncd.errors import UsageError
+from syncd.lines import known_source, line_of
 from syncd.report import ago, status_report
 from syncd.sources import SOURCES
 from syncd.store import Line, Which
 
 if TYPE_CHECKING:
-    from syncd.daemon import Parts
     from syncd.settings import Settings
-    from syncd.source import Report
     from syncd.store import Connection
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, pause, resume, remove and check connections.")
-_MEMBERS = {"workspace_id", "source", "account", "settings", "credentials", "is_active"}
 _LARGEST_ID = 2**63 - 1
 
 IdArgument = Annotated[
@@ -196,27 +194,6 @@ async def _check_all(settings: Settings, connection_id: int | None) -> int:
         return troubled
 
 
-async def asked(parts: Parts, connection: Connection) -> Report:
-    """What the vendor says of a connection."""
-    from syncd.memory import remembered
-    from syncd.source import Report
-
-    plan = parts.engine.plans[connection.source]
-    try:
-        credentials = parts.vault.open(connection.id, connection.sealed)
-        link = parts.engine.runs.link(plan, connection, credentials)
-        async with remembered(link, parts.store), plan.source.connect(link) as api:
-            return await plan.source.check(api)
-    except LeaseLost:
-        return Report("not reached", problems=[("its credentials were replaced meanwhile", "check again")])
-    except (SourceError, SealError) as error:
-        hint = error.hint if isinstance(error, SourceError) else ""
-        if isinstance(error, RateLimited):
-            hint = f"the vendor asks to wait {error.retry_after_s or 60:.0f} s; check again then"
-        hint = hint or f"see the README's part on {connection.source}"
-        return Report("not reached", problems=[(str(error), hint)])
-
-
 def put(settings: Settings, lines: list[Line]) -> tuple[int, int]:
     async def work() -> tuple[int, int]:
         vault = Vault(settings.keys())
@@ -266,25 +243,3 @@ def object_of(text: str, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{what} must be a JSON object")
     return value
-
-
-def line_of(body: dict[str, Any]) -> Line:
-    """A checked line. Raises UsageError that names what is wrong and never shows a credential."""
-    if unknown := set(body) - _MEMBERS:
-        raise UsageError(f"unknown member {', '.join(sorted(unknown))}; known: {', '.join(sorted(_MEMBERS))}")
-    for name, kind, form in (
-        ("workspace_id", str, "text"),
-        ("source", str, "text"),
-        ("account", str, "text"),
-        ("settings", dict, "an object"),
-        ("credentials", dict, "an object"),
-        ("is_active", bool, "true or false"),
-    ):
-        if body.get(name) is not None and not isinstance(body[name], kind):
-            raise UsageError(f"{name} must be {form}")
-    if not body.get("workspace_id"):
-        raise UsageError("workspace_id is missing")
-    source = SOURCES[known_source(body.get("source") or "")]
-    if why := source.refuse(body.get("credentials"), body.get("settings") or {}):
-        raise UsageError(why)
-    return Line(**{key: value for key, value in body.items() if value is not None})

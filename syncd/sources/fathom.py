@@ -15,7 +15,7 @@ from contextlib import aclosing
 from syncd.errors import Rejected
 from syncd.records import Meeting
 from syncd.source import Report, Setting, Source, Stream
-from syncd.sources.fathom_account import OAUTH, owner
+from syncd.sources.fathom_account import OAUTH, owner, regime
 from syncd.sources.fathom_api import Api, connect
 from syncd.sources.fathom_audit import lately, older
 from syncd.sources.fathom_details import details
@@ -68,5 +68,6 @@ SOURCE = Source(
     },
     check=_check,
     owner=owner,
+    regime=regime,
     oauth=OAUTH,
 )

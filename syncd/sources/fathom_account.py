@@ -9,12 +9,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import Misconfigured, Rejected
-from syncd.source import OAuth, Owner
+from syncd.source import OAuth, Owner, Regime
 from syncd.sources.fathom_meetings import Json, fields, text, zulu
 
 if TYPE_CHECKING:
     from syncd.http import Link
-    from syncd.source import Grant
+    from syncd.source import Grant, Known
     from syncd.sources.fathom_api import Api
 
 
@@ -51,6 +51,15 @@ async def owner(api: Api) -> Owner:
         return Owner("")
     addresses = [address.casefold() for one in members if (address := text(one.get("email")))]
     return Owner(" ".join(sorted({address.rpartition("@")[2].strip() for address in addresses if "@" in address})))
+
+
+def regime(known: Known) -> Regime:
+    """Whether Fathom has lowered the limit of transcripts and summaries, as it does while much is asked of it."""
+    if "heavy" in known.low_s:
+        minutes = known.low_s["heavy"] / 60
+        words = f"transcripts and summaries lowered to {known.low_rates['heavy']}; tried again in {minutes:.0f} min"
+        return Regime("heavy limit low", words)
+    return Regime("heavy limit full", f"transcripts and summaries: {known.rates['heavy']}, not lowered")
 
 
 OAUTH = OAuth(scopes="public_api", exchange=_exchange)

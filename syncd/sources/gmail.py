@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from syncd.errors import Misconfigured, Rejected
 from syncd.records import Message
 from syncd.source import Report, Setting, Source, Stream
-from syncd.sources.gmail_account import CHOICE, OAUTH, owner
+from syncd.sources.gmail_account import CHOICE, OAUTH, owner, regime
 from syncd.sources.gmail_api import connect
 from syncd.sources.gmail_audit import audit
 from syncd.sources.gmail_backfill import backfill, estimate
@@ -68,6 +68,7 @@ SOURCE = Source(
     settings={"labels": Setting(_are_labels, 'a list of label ids or names, such as ["INBOX", "Customers"]')},
     check=_check,
     owner=owner,
+    regime=regime,
     choice=CHOICE,
     oauth=OAUTH,
     backfill=(Stream("labels", labels), Stream("backfill", backfill)),

@@ -6,13 +6,13 @@ from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import AuthError, Misconfigured, Rejected, Transient
-from syncd.source import Choice, OAuth, Owner
+from syncd.source import Choice, OAuth, Owner, Regime
 from syncd.sources.gmail_mail import number, text
 from syncd.sources.gmail_refusals import SCOPE, refusal, refused
 
 if TYPE_CHECKING:
     from syncd.http import Link
-    from syncd.source import Grant
+    from syncd.source import Grant, Known
     from syncd.sources.gmail_api import Mailbox
 
 
@@ -54,6 +54,12 @@ async def owner(mailbox: Mailbox) -> Owner:
 async def _labels(mailbox: Mailbox) -> list[tuple[str, str]]:
     names = await mailbox.label_names()
     return sorted(names.items(), key=lambda one: (one[0] == one[1], one[1]))  # a person's own before Gmail's
+
+
+def regime(known: Known) -> Regime:
+    """Which of Google's price lists is counted by: the setting says so, no answer does."""
+    name = f"{known.options.get('price_list')} price list"
+    return Regime(name, f"{name}: {known.rates['units']} quota units per user")
 
 
 CHOICE = Choice("labels", _labels, "INBOX")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from syncd.errors import AuthError, Misconfigured, Rejected
 from syncd.records import Meeting
 from syncd.source import Page, Report, Setting, Source, Stream
-from syncd.sources.gong_account import OAUTH, owner
+from syncd.sources.gong_account import OAUTH, owner, regime
 from syncd.sources.gong_api import SELECTOR, Api, Rows, connect, iso
 from syncd.sources.gong_calls import id_text, moment, person, text
 from syncd.sources.gong_content import content, transcripts
@@ -122,6 +122,7 @@ SOURCE = Source(
     },
     check=_check,
     owner=owner,
+    regime=regime,
     oauth=OAUTH,
     backfill=(Stream("backfill", backfill), *_COMPLETING, Stream("backfill", backfilled)),
     estimate=estimate,

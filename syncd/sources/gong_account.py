@@ -6,13 +6,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import Misconfigured, Rejected
-from syncd.source import OAuth, Owner
+from syncd.source import OAuth, Owner, Regime
 from syncd.sources.gong_api import iso
 from syncd.sources.gong_calls import dig, id_text, number, text
 
 if TYPE_CHECKING:
     from syncd.http import Link
-    from syncd.source import Grant
+    from syncd.source import Grant, Known
     from syncd.sources.gong_api import Api
 
 
@@ -50,6 +50,13 @@ async def owner(api: Api) -> Owner:
     except Misconfigured:  # `check` names the scope
         return Owner("")
     return Owner(" ".join(sorted(one for space in spaces if (one := id_text(space.get("id"))))))
+
+
+def regime(known: Known) -> Regime:
+    """How much of the day's calls is used, by our count: others who use the same key are not in it."""
+    day, used = known.rates["day"], known.used.get("day", 0)
+    part = "under half" if 2 * used < day.calls else "over half" if used < day.calls else "all"
+    return Regime(f"{part} of the day's calls used", f"{used:,} of {day.calls:,} calls of the last 24 hours used")
 
 
 OAUTH = OAuth(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from syncd.errors import Misconfigured, Rejected
 from syncd.records import Conversation, Message
 from syncd.source import Estimate, Page, Pending, Report, Setting, Since, Source, Stream
-from syncd.sources.slack_account import CHOICE, OAUTH, owner
+from syncd.sources.slack_account import CHOICE, OAUTH, owner, regime
 from syncd.sources.slack_api import ADD_SCOPE, Api, connect
 from syncd.sources.slack_audit import audit_older, audit_recent, estimate_in
 from syncd.sources.slack_history import backfill, messages, sweep
@@ -201,6 +201,7 @@ SOURCE = Source(
     },
     check=check,
     owner=owner,
+    regime=regime,
     choice=CHOICE,
     oauth=OAUTH,
     backfill=(Stream("conversations", _conversations), Stream("backfill", backfill)),

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from syncd.errors import AuthError, Misconfigured, RateLimited, Rejected, Transient
 from syncd.net import retry_after_s
-from syncd.source import Choice, OAuth, Owner
+from syncd.source import Choice, OAuth, Owner, Regime
 from syncd.sources.slack_text import Json, text
 
 if TYPE_CHECKING:
     from syncd.http import Link
-    from syncd.source import Grant
+    from syncd.source import Grant, Known
     from syncd.sources.slack_api import Api
 
 _SPENT = {"invalid_code", "code_already_used", "code_expired", "invalid_code_verifier"}
@@ -74,6 +74,23 @@ async def _channels(api: Api) -> list[tuple[str, str]]:
         except Misconfigured:  # `check` names the scope
             continue
     return sorted(found, key=lambda one: one[1])
+
+
+def regime(known: Known) -> Regime:
+    """Whether Slack restricts the app: set, found out, or not known yet."""
+    methods = " and ".join(known.low_rates)
+    match known.settings.get("app_kind") or known.options.get("app_kind"):
+        case "restricted":
+            return Regime("restricted app", "restricted app, by the setting app_kind")
+        case "full":
+            return Regime("full limits", "full limits, by the setting app_kind")
+    if known.low_s:
+        low, hours = next(iter(known.low_rates.values())), max(known.low_s.values()) / 3600
+        found = f"restricted app: {low} of {methods}; the full limits are tried again in {hours:.1f} h"
+        return Regime("restricted app", found)
+    if any(known.used.get(name, 0) > low.calls for name, low in known.low_rates.items()):
+        return Regime("full limits", "full limits: more was read lately than a restricted app may")
+    return Regime("app not known yet", f"whether Slack restricts the app shows once much is read by {methods}")
 
 
 CHOICE = Choice("channels", _channels, "all that the app is in, also those it is invited to later")

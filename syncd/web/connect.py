@@ -1,4 +1,4 @@
-"""Pages by which a product's users connect their accounts: a signed link → the vendor → back here → stored.
+"""Pages by which a product's users connect accounts: a signed link → for whom it is → the vendor → back → stored.
 
 What the sign-in needs on its way back stands in this process's memory: a person who comes back after a restart, or to
 another daemon behind the same address, is asked to begin again.
@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 from aiohttp import web
@@ -37,11 +37,14 @@ CLOSE = "You can close this window."
 _OTHER = "Sign in with the account that is connected already. For a further one, ask for a link of its own."
 _AGAIN = "Nothing was connected. Open the link again to try once more."
 _COOKIE = "syncd_connect"
+_GO = "go"  # the parameter by which a link's own page leads on
 _STYLE = (
     ":root{color-scheme:light dark}body{font:17px/1.5 system-ui,sans-serif;margin:0;padding:2rem 1rem}"
     "main{max-width:34rem;margin:12vh auto 0}"
     "h1{font-size:1.5rem;margin:0 0 1rem;padding-left:.8rem;border-left:.3rem solid}"
     ".well{border-color:#2a8a4a}.ill{border-color:#c33a3a}"
+    ".go{display:inline-block;padding:.6rem 1.1rem;border-radius:.4rem;background:#1f5fbf;color:#fff}"
+    ".go:focus-visible{outline:.2rem solid;outline-offset:.2rem}"
 )
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; "
@@ -54,9 +57,9 @@ _HEADERS = {
 _TEMPLATE = Environment(loader=PackageLoader("syncd.web"), autoescape=select_autoescape()).get_template("connect.html")
 
 
-def page(title: str, *lines: str, status: int = 200) -> web.Response:
-    """A page that says one thing. Whatever it is given is shown as text."""
-    text = _TEMPLATE.render(title=title, lines=lines, well=status == 200, style=_STYLE)
+def page(title: str, *lines: str, status: int = 200, on: tuple[str, str] | None = None) -> web.Response:
+    """A page that says one thing. Whatever it is given is shown as text. ``on``: words and address of its button."""
+    text = _TEMPLATE.render(title=title, lines=lines, well=status == 200, style=_STYLE, on=on)
     return web.Response(text=text, status=status, headers=_HEADERS, content_type="text/html")
 
 
@@ -115,17 +118,44 @@ class Connecting:
         return handle
 
     async def _leave(self, request: web.Request, signer: Signer) -> web.StreamResponse:
-        """A signed link was opened: on to the vendor, with a state that only this browser can bring back."""
-        source = request.match_info["source"]
-        invitation = signer.read(source, list(request.query.items()), datetime.now(UTC))
+        """A signed link was opened: first for whom it is, and from there to the vendor.
+
+        Who was only sent the way on, which this browser did not get here, sees that page too. The state that goes to
+        the vendor can be brought back by this browser alone.
+        """
+        source, said = request.match_info["source"], list(request.query.items())
+        asked = [pair for pair in said if pair[0] != _GO]
+        invitation = signer.read(source, asked, datetime.now(UTC))
         app, oauth = self._apps.get(source), self._parts.engine.plans[source].source.oauth
         if app is None or oauth is None:
             return page("This is not set up", f"No sign-in is configured for {source}.", status=404)
-        nonce, browser = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        browser, seen = request.cookies.get(_COOKIE, ""), request.query.get(_GO, "")
+        signed = request.query["signature"]  # else the page of one link would lead on to another's
+        if not browser or not signer.signed(seen, _GO, source, browser, signed):
+            browser = secrets.token_urlsafe(32)
+            on = urlencode([*asked, (_GO, signer.sign(_GO, source, browser, signed))])
+            return self._known_by(browser, source, self._invited(invitation, f"?{on}"))
+        nonce = secrets.token_urlsafe(32)
         state = f"{nonce}.{signer.sign('state', source, nonce, browser)}"
         sign_in = begin(oauth, app, f"{self.base}/connect/{source}/callback", state)
         self._attempts.add(nonce, invitation, sign_in)
-        response = web.Response(status=302, headers={"Location": sign_in.url, **_HEADERS})
+        left = web.Response(status=302, headers={"Location": sign_in.url, **_HEADERS})
+        return self._known_by(browser, source, left)
+
+    def _invited(self, invitation: Invitation, on: str) -> web.Response:
+        """What whoever opens the link is about to do: links are forwarded, and this one gives something away."""
+        vendor = invitation.source.capitalize()
+        lines = [f"You go on to {vendor}, sign in there, and allow that it is read."]
+        if invitation.account:
+            lines.append(f"Sign in as {invitation.account}.")
+        lines.append(
+            f"What is read is stored at {urlsplit(self.base).netloc} for {invitation.workspace}. "
+            "Go on only if that is where you want it."
+        )
+        return page(f"Connect {vendor} for {invitation.workspace}", *lines, on=(f"Go on to {vendor}", on))
+
+    def _known_by(self, browser: str, source: str, response: web.Response) -> web.Response:
+        """The response, by which this browser is known when it comes again."""
         response.set_cookie(
             _COOKIE,
             browser,

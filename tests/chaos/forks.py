@@ -112,12 +112,17 @@ class Forks:
 
         ``largest_file``: bytes beyond which it may not grow a file. ``busy_ms``: how long SQLite waits for a lock.
         ``attempt_s``: how long a call may take. ``idle_s``: when PostgreSQL ends who is silent in mid-transaction.
+        ``right_s``: how long the right to renew outlives who held it.
         """
         return await self._fork("cycle", settings, at=at, turn=turn, sources=sources, **limits)
 
     async def serve(self, settings: Mapping[str, Any], **limits: Any) -> Fork:
         """A daemon, by the machine's clock."""
         return await self._fork("serve", settings, **limits)
+
+    async def worker(self, settings: Mapping[str, Any], **limits: Any) -> Fork:
+        """A worker, by the machine's clock."""
+        return await self._fork("worker", settings, **limits)
 
     async def _fork(self, what: str, settings: Mapping[str, Any], **order: Any) -> Fork:
         stem = self._folder / f"{what}-{next(self._numbers)}"
@@ -174,10 +179,10 @@ def _child(order: Mapping[str, Any]) -> None:
 def _performed(order: Mapping[str, Any]) -> int:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from syncd import daemon, http, logs
+    from syncd import daemon, http, logs, renewal
     from syncd.errors import UsageError
     from syncd.settings import Settings
-    from syncd.store import database
+    from syncd.store import database, renewals
 
     settings = Settings(**order["settings"])
     logs.set_up(settings.log.level, "json")
@@ -187,11 +192,16 @@ def _performed(order: Mapping[str, Any]) -> int:
         http.ATTEMPT_S = order["attempt_s"]
     if "idle_s" in order:
         database._IDLE_S = order["idle_s"]
+    if "right_s" in order:
+        renewal.RIGHT = renewals.RIGHT = timedelta(seconds=order["right_s"])
     if "busy_ms" in order:
         _waits_for_locks(order["busy_ms"])
     try:
         if order["what"] == "serve":
             asyncio.run(daemon.serve(settings, ready=_say))
+            return 0
+        if order["what"] == "worker":
+            asyncio.run(daemon.serve(settings, schedules=False, works=True, ready=_say))
             return 0
         statuses = asyncio.run(_cycles(settings, order))
     except UsageError as error:
@@ -215,7 +225,8 @@ async def _cycles(settings: Any, order: Mapping[str, Any]) -> list[dict[str, Any
 
     turn = datetime.fromisoformat(order["turn"]) if order["turn"] else None
     trigger = "cli" if turn is None else "schedule"
-    async with daemon.open_parts(settings, now=_clock(datetime.fromisoformat(order["at"]))) as parts:
+    now = _clock(datetime.fromisoformat(order["at"]))
+    async with daemon.open_parts(settings, queued=True, now=now) as parts:
         cycles = [parts.engine.cycle(name, trigger=trigger, turn=turn) for name in order["sources"]]
         statuses: list[dict[str, Any]] = await all_of(cycles)
         return statuses

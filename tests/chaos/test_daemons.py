@@ -44,7 +44,7 @@ async def all_read(spot: Place, many: int) -> None:
 @pytest.mark.parametrize("many", [2, 3] if LENGTH else [3])
 async def test_daemons_run_each_connection_once_in_a_turn(postgres_url: str, forks: Forks, many: int) -> None:
     """The cron of each fires: the first to come makes the turn's cycle, the others join it."""
-    async with place(postgres_url, tiny(1, WORKSPACES, limits=False), **SHARED) as spot:
+    async with place(postgres_url, tiny(1, WORKSPACES), **SHARED) as spot:
         daemons = [await spot.turn(forks) for _ in range(many)]
         await all_read(spot, many)
         assert [await daemon.wait() for daemon in daemons] == [0] * many
@@ -53,11 +53,12 @@ async def test_daemons_run_each_connection_once_in_a_turn(postgres_url: str, for
         assert await spot.rows(AT_ONCE) == []
         assert await spot.one("SELECT COUNT(*) FROM runs WHERE status = 'succeeded'") == WORKSPACES * len(SOURCES)
         assert min(map(finished, daemons)) > 0, "each had its share"
+        assert spot.breaches() == []
 
 
 async def test_a_daemon_that_is_killed_in_mid_cycle_costs_the_others_nothing(postgres_url: str, forks: Forks) -> None:
     throw = dice("daemons")
-    async with place(postgres_url, tiny(1, WORKSPACES, limits=False), **SHARED) as spot:
+    async with place(postgres_url, tiny(1, WORKSPACES), **SHARED) as spot:
         victim, survivor = await spot.turn(forks), await spot.turn(forks)
         await all_read(spot, 2)
         assert await victim.killed_after(throw.uniform(0, 0.1))
@@ -78,7 +79,7 @@ async def test_daemons_that_die_and_come_back_keep_every_turn_of_a_minute(postgr
     """By the machine's clock: as many minutes as SYNCD_CHAOS says, at most ten."""
     throw, own = dice("minutes"), SHARED["sources"] | {"cron": "* * * * *"}
     shared = SHARED | {"sources": own}
-    async with place(postgres_url, tiny(1, WORKSPACES, limits=False), born=None, **shared) as spot:
+    async with place(postgres_url, tiny(1, WORKSPACES), born=None, **shared) as spot:
         spot.box.world.faults.add(SLOW).seconds = QUICK_S
         daemons = [await forks.serve(spot.settings) for _ in range(3)]
         for _ in range(min(LENGTH, 10)):
