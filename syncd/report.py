@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 async def status_report(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Any]:
-    """``{"timestamp", "sources": {name: …}, "connections": […]}``; times are ISO 8601 in UTC, null where unknown.
+    """``{"timestamp", "sources": {name: …}, "queue", "connections": […]}``; times are ISO 8601 in UTC, null where
+    unknown.
 
     As `overview`, with every connection.
     """
@@ -29,10 +30,10 @@ async def status_report(store: Store, plans: Mapping[str, Plan], settings: Setti
 
 
 async def overview(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Any]:
-    """``{"timestamp", "sources": {name: …}}``, of sums, however many connections there are.
+    """``{"timestamp", "sources": {name: …}, "queue"}``, of sums, however many connections there are.
 
     A source's ``states``, ``freshness`` and ``troubles``: how many connections of each; ``waiting``: limit → how many
-    wait for it; ``oldest_read_at``: when the one that was read longest ago was last read.
+    wait for it; ``oldest_read_at``: when the one that was read longest ago was last read. ``queue``: as `queue` has it.
     """
     now, status = store.status.now(), store.status
     sums = await status.sums(missed(store, plans, settings))
@@ -58,7 +59,25 @@ async def overview(store: Store, plans: Mapping[str, Plan], settings: Settings) 
             "backlog": backlogs.get(name, 0),
             "oldest_read_at": _iso(min(read)) if read else None,
         }
-    return {"timestamp": _iso(now), "sources": sources}
+    return {"timestamp": _iso(now), "sources": sources, "queue": await queue(store)}
+
+
+async def queue(store: Store) -> dict[str, Any] | None:
+    """What waits for workers: ``workers`` that live, jobs ``queued`` and ``picked``, for how long the first of those
+    that are queued waits (``oldest_waiting_s``), and how often in the last day a job came again.
+
+    None where this process runs all itself, and while the queue's tables are not there.
+    """
+    depth = await store.jobs.depth() if store.jobs is not None else None
+    if depth is None:
+        return None
+    return {
+        "workers": depth.workers,
+        "queued": depth.queued,
+        "picked": depth.picked,
+        "oldest_waiting_s": depth.oldest_s,
+        "repeated_deliveries": depth.repeated,
+    }
 
 
 async def found(
@@ -78,6 +97,14 @@ async def found(
     """
     rows, total = await store.status.find(wanted, missed(store, plans, settings), **how)
     return [_connection(row, store, plans) for row in rows], total
+
+
+async def troubled(
+    store: Store, plans: Mapping[str, Plan], settings: Settings, *, each: int
+) -> list[dict[str, Any]]:
+    """As `found`, but for the backlog: of each source the first ``each`` in the same trouble, and of the limited."""
+    rows = await store.status.troubled(missed(store, plans, settings), each=each)
+    return [_connection(row, store, plans) for row in rows]
 
 
 def missed(store: Store, plans: Mapping[str, Plan], settings: Settings) -> dict[str, Missed]:
@@ -119,7 +146,7 @@ def plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _iso(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def status_object(source: Source, ended: Mapping[str, Any], seconds: float) -> dict[str, Any]:
@@ -164,6 +191,18 @@ def slowed(row: Mapping[str, Any]) -> list[str]:
         takes = f"a pass over its {row['pass_parts']} {row['pass_of']} takes {time}"
         words.append(f"{takes}; {row['pass_read']} read in this one" if row["pass_read"] else takes)
     return words
+
+
+def queue_words(told: Mapping[str, Any]) -> str:
+    """`queue` in words: 3 workers, 12 jobs wait, the first for 2 s, 40 under way."""
+    words = [f"{told['workers']} worker{'' if told['workers'] == 1 else 's'}"]
+    if told["queued"]:
+        first = f", the first for {span(told['oldest_waiting_s'])}" if told["oldest_waiting_s"] is not None else ""
+        words.append(f"{told['queued']} {'job waits' if told['queued'] == 1 else 'jobs wait'}{first}")
+    words.append(f"{told['picked']} under way")
+    if told["repeated_deliveries"]:
+        words.append(f"{told['repeated_deliveries']} came again in the last day")
+    return ", ".join(words)
 
 
 def ago(value: str | None) -> str:

@@ -246,7 +246,7 @@ async def test_the_status_page_says_the_same_and_escapes_it(tmp_path: Path, sqli
         finally:
             await web.stop()
     assert "waits for &lt;b&gt;heavy&lt;/b&gt; until" in page
-    assert "<td>1 for &lt;b&gt;heavy&lt;/b&gt;</td>" in page
+    assert "<dd>1 for &lt;b&gt;heavy&lt;/b&gt;</dd>" in page
     assert "a pass over its 40 channels takes about 60 min; 12 read in this one" in page
     assert told["sources"]["slack"]["waiting"] == {"<b>heavy</b>": 1}
 

@@ -7,12 +7,13 @@ is wrong with it, which neither a run under way nor a limit hides. All three are
 from __future__ import annotations
 
 from dataclasses import dataclass
+from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, case, false, func, null, or_, select, text
 
 from syncd.policy import BACKFILL, MISCONFIGURED, NEEDS_REAUTH, OK
-from syncd.tables import BigId, UtcDateTime, backlog, connections, cursors, cycles, runs
+from syncd.tables import backlog, connections, cursors, cycles, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,7 +64,16 @@ _OF_CYCLE = (
     "failed_workspaces",
     "deferred_workspaces",
 )
-_OF_BAR = ("connection_id", "id", "status", "started_at", "finished_at", "error_kind")
+_OF_BAR = ("connection_id", "id", "status")
+# A window function would number each run that is kept; so the index gives the last few of each.
+_LAST_RUNS = text(
+    f"SELECT last.* FROM unnest(CAST(:ids AS bigint[])) AS whose(id) CROSS JOIN LATERAL (SELECT {', '.join(_OF_BAR)} "  # noqa: S608
+    "FROM runs WHERE connection_id = whose.id ORDER BY id DESC LIMIT :count) AS last"
+)
+_LAST_RUNS_SQLITE = text(
+    f"SELECT {', '.join(f'runs.{name}' for name in _OF_BAR)} FROM json_each(:ids) AS whose JOIN runs ON runs.id IN "  # noqa: S608
+    "(SELECT last.id FROM runs AS last WHERE last.connection_id = whose.value ORDER BY last.id DESC LIMIT :count)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,7 @@ class Status:
         order: list[Any] = [connections.c.source, connections.c.workspace_id, connections.c.id]
         if worst_first:
             ranks = {name: at for at, name in enumerate(TROUBLES)}
-            order.insert(0, case(ranks, value=trouble, else_=len(ranks)))
+            order[:0] = [case(ranks, value=trouble, else_=len(ranks)), case({"limited": 0}, value=state, else_=1)]
         query = self._shown(missed).where(*which).order_by(*order).limit(limit).offset(offset)
         count = select(func.count()).select_from(connections).where(*which)
         async with self._database.read() as session:
@@ -150,6 +160,16 @@ class Status:
         for row in rows:
             row["backlog"] = sizes.get(row["id"], 0)
         return rows, total
+
+    async def troubled(self, missed: Mapping[str, Missed], *, each: int) -> list[dict[str, Any]]:
+        """Of each source the first ``each`` in the same trouble, and of those that are limited, in one look at all."""
+        state, _, trouble = self._told(missed)
+        limited = case((state == "limited", 1), else_=0)
+        alike = func.row_number().over(partition_by=(connections.c.source, trouble, limited), order_by=connections.c.id)
+        ill = self._shown(missed).add_columns(alike.label("place")).where(or_(trouble.is_not(None), limited == 1))
+        first = ill.subquery()
+        rows = await self._rows(select(first).where(first.c.place <= each).order_by(first.c.id))
+        return [{name: part for name, part in row.items() if name != "place"} for row in rows]
 
     async def sums(self, missed: Mapping[str, Missed]) -> list[Sum]:
         """How many there are of each kind."""
@@ -222,18 +242,12 @@ class Status:
         """Connection → how its last ``count`` runs went, oldest first."""
         if not ids:
             return {}
-        # A window function would number each run that is kept; so the index gives the last few of each.
-        one = f"SELECT * FROM (SELECT {', '.join(_OF_BAR)} FROM runs WHERE connection_id = "  # noqa: S608
-        parts = (f"{one}:id{at} ORDER BY id DESC LIMIT :count) AS last{at}" for at in range(len(ids)))
-        query = text(" UNION ALL ".join(parts)).columns(
-            connection_id=BigId, id=BigId, started_at=UtcDateTime, finished_at=UtcDateTime
-        )
+        query, whose = (_LAST_RUNS_SQLITE, dumps(ids)) if self._database.is_sqlite else (_LAST_RUNS, list(ids))
         async with self._database.read() as session:
-            values = {f"id{at}": one for at, one in enumerate(ids)} | {"count": count}
-            rows = [dict(row._mapping) for row in await session.execute(query, values)]
+            rows = [tuple(row) for row in await session.execute(query, {"ids": whose, "count": count})]
         found: dict[int, list[dict[str, Any]]] = {one: [] for one in ids}
-        for row in sorted(rows, key=lambda row: row["id"]):
-            found[row["connection_id"]].append(row)
+        for connection_id, run_id, status in sorted(rows, key=lambda row: row[1]):
+            found[connection_id].append({"id": run_id, "status": status})
         return found
 
     # ── backlog and cursors ─────────────────────────────────────────────────────────────────────────────────────────

@@ -6,53 +6,59 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import structlog
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from syncd import __version__
-from syncd.report import ago, slowed, status_report, workspaces
+from syncd.runs import words
 from syncd.settings import http_address
+from syncd.store.database import is_outage
+from syncd.web.access import Access
+from syncd.web.answers import HEADERS, Problem, json_of, problem_of
+from syncd.web.api import Api
 from syncd.web.connect import Connecting, public_url
+from syncd.web.pages import Pages
 
 if TYPE_CHECKING:
     from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
     from syncd.daemon import Parts
+    from syncd.worker import Worker
 
 _DATABASE_S = 2.0
 _OVERDUE = timedelta(minutes=2)
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
+_MOST_BYTES = 2**20  # of a body
+
+log = structlog.get_logger(__name__)
 
 
 class Web:
-    """``ready``: set by the daemon once it schedules, taken back while it drains."""
+    """``ready``: set by the daemon once it schedules, taken back while it drains.
 
-    def __init__(self, parts: Parts, scheduler: AsyncIOScheduler) -> None:
-        self._parts, self._scheduler = parts, scheduler
+    Raises `UsageError` where the settings would let everybody in.
+    """
+
+    def __init__(self, parts: Parts, scheduler: AsyncIOScheduler, worker: Worker | None = None) -> None:
+        self._parts, self._scheduler, self._worker = parts, scheduler, worker
         self.ready = False
+        templates = Environment(loader=PackageLoader("syncd.web"), autoescape=select_autoescape())
+        self._access = Access(parts.settings, templates)
+        self._api = Api(parts)
         self._connecting = Connecting(parts)
-        app = web.Application(middlewares=[_strict])
+        app = web.Application(middlewares=[_answered, self._access.middleware], client_max_size=_MOST_BYTES)
         app.add_routes(
             [
-                web.get("/", self._page),
-                web.get("/style.css", self._style),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
-                web.get("/api/v1/status", self._status),
+                *Pages(parts).routes(),
+                *self._access.routes(),
+                *self._api.routes(),
                 *self._connecting.routes(),
             ]
         )
         # AppRunner leaves signals alone: they are the daemon's
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        self._templates = Environment(loader=PackageLoader("syncd.web"), autoescape=select_autoescape())
-        self._templates.filters |= {"ago": ago, "slowed": slowed, "workspaces": workspaces}
 
     async def start(self) -> str:
         """Bind and serve; answers the address. Raises OSError when it cannot be bound."""
@@ -60,7 +66,7 @@ class Web:
         await self._runner.setup()
         await web.TCPSite(self._runner, http.host, http.port).start()
         address = http_address(*self._runner.addresses[0][:2])
-        self._connecting.base = public_url(self._parts.settings, address)
+        self._connecting.base = self._access.base = self._api.base = public_url(self._parts.settings, address)
         return address
 
     async def stop(self) -> None:
@@ -87,6 +93,8 @@ class Web:
                 )
         if not self._scheduler.running:
             checks["scheduler"] = "not running"
+        if self._worker is not None:
+            checks["worker"] = self._worker.check()
         return checks
 
     async def _healthz(self, request: web.Request) -> web.Response:
@@ -98,47 +106,49 @@ class Web:
             "service": "sync_engine",
             "checks": checks,
         }
-        return _json(body, 200 if healthy else 503)
+        return json_of(body, 200 if healthy else 503)
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        return _json({"status": "ready" if self.ready else "not ready"}, 200 if self.ready else 503)
+        return json_of({"status": "ready" if self.ready else "not ready"}, 200 if self.ready else 503)
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        text = await asyncio.to_thread(self._parts.metrics.text)
+        text = await self._parts.metrics.scrape()
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    async def _status(self, request: web.Request) -> web.Response:
-        return _json(await self._report())
-
-    async def _page(self, request: web.Request) -> web.Response:
-        page = self._templates.get_template("status.html")
-        text = page.render(report=await self._report(), version=__version__, now=datetime.now(UTC))
-        return web.Response(text=text, content_type="text/html")
-
-    async def _style(self, request: web.Request) -> web.Response:
-        loader = self._templates.loader
-        assert loader is not None  # noqa: S101 - set above
-        return web.Response(text=loader.get_source(self._templates, "style.css")[0], content_type="text/css")
-
-    async def _report(self) -> dict[str, Any]:
-        return await status_report(self._parts.store, self._parts.engine.plans, self._parts.settings)
 
 
 @web.middleware
-async def _strict(request: web.Request, handler: Any) -> web.StreamResponse:
+async def _answered(request: web.Request, handler: Any) -> web.StreamResponse:
+    """The edge of every request: what goes wrong becomes an answer, and each answer has the strict headers."""
+    api, response = request.path.startswith("/api/"), None
     try:
-        response: web.StreamResponse = await handler(request)
+        response = await handler(request)
+    except Problem as raised:
+        problem = raised
     except web.HTTPException as refused:
-        refused.headers.update(_HEADERS)
-        raise
+        problem = Problem(refused.status, refused.reason, _kept(refused))
     except asyncio.CancelledError:
         raise
-    except Exception as error:  # noqa: BLE001 - a page's edge: the database may be away
-        response = _json({"error": f"the status cannot be read now ({type(error).__name__})"}, 503)
-    for name, value in _HEADERS.items():
+    except Exception as error:  # noqa: BLE001 - the edge
+        problem = _failed(request, error)
+    if response is None:
+        response = problem_of(problem) if api and problem.status >= 400 else _told(problem)
+    for name, value in HEADERS.items():
         response.headers.setdefault(name, value)  # a page may have a stricter rule of its own
     return response
 
 
-def _json(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(value) + b"\n", status=status, content_type="application/json")
+def _kept(refused: web.HTTPException) -> dict[str, str]:
+    return {name: refused.headers[name] for name in ("Allow", "Location") if name in refused.headers}
+
+
+def _failed(request: web.Request, error: Exception) -> Problem:
+    if is_outage(error):
+        log.warning("http.failed", path=request.path, error=words(error))
+        return Problem(503, "the database does not answer", {"Retry-After": "5"})
+    log.error("http.defect", path=request.path, error=words(error), exc_info=error)
+    return Problem(500, f"a defect in syncd: {type(error).__name__}; its log has the traceback")
+
+
+def _told(problem: Problem) -> web.Response:
+    """A problem to a person, in one line."""
+    return web.Response(text=f"{problem.detail}\n", status=problem.status, headers=problem.headers)
