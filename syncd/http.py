@@ -21,7 +21,7 @@ import structlog
 
 from syncd.errors import AuthError, Misconfigured, RateLimited, Rejected, SourceError, Transient
 from syncd.logs import redact, secrets_of
-from syncd.patience import Patience, no_word
+from syncd.patience import Patience, no_word, uncounted
 from syncd.tasks import to_its_end
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class Link:
     then, None where they are not stored. ``save``: stores them before they are used. ``secrets``: what no word of ours
     may hold. ``slot``: lent to others while a call waits. ``owned``: raises `LeaseLost` when the connection may be
     another's by now. ``on_wait``: told the limit (empty: a retry after a passing fault) and the seconds before a long
-    wait, ``("", 0.0)`` after it.
+    wait, ``("", 0.0)`` after it. ``on_waited``: told of each wait, however short: the reason (``pacing``, or the kind
+    of the error that is retried), the limit or an empty text, the seconds.
     """
 
     source: str
@@ -78,6 +79,7 @@ class Link:
     slot: Slot | None = None
     owned: Callable[[], None] = lambda: None
     on_wait: Callable[[str, float], Awaitable[None]] = no_word
+    on_waited: Callable[[str, str, float], None] = uncounted
     refresh: Callable[[], Awaitable[Mapping[str, Any]]] | None = field(default=None, repr=False)
     calls: int = 0
     _refused: SourceError | None = field(default=None, repr=False)
@@ -102,7 +104,7 @@ class Link:
         Raises `SourceError`.
         """
         drawn = {method: 1} if draws is None else draws
-        patience = Patience(self.patience_s, self.slot, self.on_wait)
+        patience = Patience(self.patience_s, self.slot, self.on_wait, self.on_waited)
         spent: object = None
 
         async def once() -> T:
@@ -176,6 +178,7 @@ class Link:
             self.secrets |= secrets_of(renewed)
             await self.save(renewed)
             self._use(renewed)
+            log.debug("token.renewed")
             return True
 
     def _use(self, credentials: Mapping[str, Any]) -> None:

@@ -31,19 +31,27 @@ async def no_word(_limit: str, _seconds: float) -> None:
     """Nobody wants to hear of a wait."""
 
 
+def uncounted(_reason: str, _limit: str, _seconds: float) -> None:
+    """Nobody counts the waits."""
+
+
 class Patience:
     """One call's: when to give up and how long to wait, ``Retry-After`` in full where told, else exponentially; always
     a bit more. A cut call takes no slot back: it is on its way out.
 
-    ``slot``: what is lent while it waits long. ``on_wait``: as `Link.on_wait`.
+    ``slot``: what is lent while it waits long. ``on_wait``, ``on_waited``: as `Link`'s.
     """
 
     def __init__(
-        self, seconds: float, slot: Slot | None = None, on_wait: Callable[[str, float], Awaitable[None]] = no_word
+        self,
+        seconds: float,
+        slot: Slot | None = None,
+        on_wait: Callable[[str, float], Awaitable[None]] = no_word,
+        on_waited: Callable[[str, str, float], None] = uncounted,
     ) -> None:
         self.exponential_s = _FIRST_WAIT_S
         self._ends = time.monotonic() + seconds
-        self._slot, self._on_wait = slot, on_wait
+        self._slot, self._on_wait, self._on_waited = slot, on_wait, on_waited
         self._wait_s = 0.0
         self._away = self._paced = False
 
@@ -85,6 +93,7 @@ class Patience:
         began = time.monotonic()
         await self.leave(limit, seconds)
         yield
+        self._on_waited("pacing", limit, time.monotonic() - began)
         if not self._paced:
             self._ends += time.monotonic() - began
         await self.back()
@@ -92,7 +101,9 @@ class Patience:
     async def before_retry(self, details: Mapping[str, Any]) -> None:
         """Called by backoff before it waits."""
         error = details["exception"]
-        await self.leave(error.limit if isinstance(error, RateLimited) else "", details["wait"])
+        limit = error.limit if isinstance(error, RateLimited) else ""
+        self._on_waited(error.kind, limit, details["wait"])
+        await self.leave(limit, details["wait"])
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[None]:

@@ -1,12 +1,10 @@
-"""``status``, ``doctor``, ``config``, ``migrate``: what is, and what to do."""
+"""``status``, ``config``, ``migrate``: what is."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import orjson
 import typer
 from rich.markup import escape
@@ -22,10 +20,8 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
-from syncd.credentials import Vault
-from syncd.errors import SealError, UsageError
-from syncd.report import ago, slowed, status_report, workspaces
-from syncd.settings import http_address, masked, shown_url
+from syncd.report import ago, queue_words, slowed, status_report, workspaces
+from syncd.settings import masked, shown_url
 from syncd.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -37,7 +33,6 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     app.command()(status)
     app.command()(migrate)
-    app.command()(doctor)
     app.command()(config)
 
 
@@ -52,6 +47,8 @@ def status(as_json: JsonOption = False, config: ConfigOption = None) -> None:
         ("source", "last cycle", "workspaces", "added", "changed", "deleted", "backlog", "next turn"),
         (_source_row(name, source) for name, source in report["sources"].items()),
     )
+    if report["queue"]:
+        out.print(f"queue: {queue_words(report['queue'])}")
     out.print()
     if not report["connections"]:
         out.print("no connection yet; `syncd connections add --help` says how to add one")
@@ -115,7 +112,7 @@ def migrate(config: ConfigOption = None) -> None:
     async def work() -> tuple[str | None, str]:
         async with daemon.open_store(settings, checked=False) as store:
             try:
-                return await store.database.migrate()
+                return await daemon.migrated(store)
             except Exception as error:  # noqa: BLE001 - drivers and Alembic each raise their own
                 raise daemon.unreachable(settings, error) from None
 
@@ -139,91 +136,3 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"# {key}", '""'
         else:
             yield key, orjson.dumps(part).decode()
-
-
-Finding = tuple[bool, str, str]  # all is well, what was seen, the way out
-
-
-def doctor(
-    config: ConfigOption = None,
-    url: Annotated[str, typer.Option("--url", help="Where the daemon's HTTP is; default: of the settings.")] = "",
-) -> None:
-    """Answer the three questions: not running? no data? many failures? Exits 1 when something is wrong."""
-    settings = settings_of(config, quiet=True)
-    findings = perform(settings, _examine(settings, url or http_address(settings.http.host, settings.http.port)))
-    for well, seen, way_out in findings:
-        word = "[green]well[/green] " if well else "[red]wrong[/red]"
-        out.print(f"{word} {escape(printable(seen))}" + ("" if well else f"\n      {escape(printable(way_out))}"))
-    if not all(well for well, _, _ in findings):
-        raise typer.Exit(1)
-
-
-async def _examine(settings: Settings, url: str) -> list[Finding]:
-    findings = [await _runs(url)]
-    try:
-        report = await _report(settings)
-    except UsageError as error:
-        return [*findings, (False, str(error), "nothing more can be seen until the database answers")]
-    findings.append(_data(report))
-    findings.extend(await _failures(settings, report))
-    return findings
-
-
-async def _runs(url: str) -> Finding:
-    """Not running."""
-    try:
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-            answer = await client.get(f"{url}/healthz")
-        body = answer.json()
-        checks = ", ".join(f"{name}: {found}" for name, found in body["checks"].items())
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, AttributeError, TypeError):
-        return (
-            False,
-            f"running: no daemon answers at {url}",
-            "start it with `syncd serve`, or name its address with --url",
-        )
-    return answer.status_code == httpx.codes.OK, f"running: {checks}", "the failing check names the part that is down"
-
-
-def _data(report: Mapping[str, Any]) -> Finding:
-    """No data."""
-    active = [row for row in report["connections"] if row["is_active"] and row["workspace_id"]]
-    if not active:
-        return False, "data: no active connection", "add one with `syncd connections add`, or resume a paused one"
-    read = [row for row in active if row["last_success_at"] or row["pass_parts"]]
-    seen = f"data: {len(read)} of {len(active)} active connections were read at least once"
-    idle = [name for name, source in report["sources"].items() if source["connections"] and not source["last_cycle"]]
-    troubled = any(row["last_error"] or row["limited_until"] for row in active if not row["last_success_at"])
-    way_out = (
-        "see below"
-        if troubled and not idle
-        else "they are read at the next turn, or now: `syncd run-once --source all`"
-    )
-    return len(read) == len(active), seen, way_out
-
-
-async def _failures(settings: Settings, report: Mapping[str, Any]) -> list[Finding]:
-    """Many failures."""
-    troubled = [row for row in report["connections"] if row["state"] in {"failing", "needs_reauth", "misconfigured"}]
-    findings: list[Finding] = [
-        (
-            False,
-            f"{row['state'].replace('_', ' ')}: {row['id']} {row['source']} of {row['workspace_id']}",
-            row["last_error"] or "",
-        )
-        for row in troubled
-    ] or [(True, "failures: none", "")]
-    for row in report["connections"]:
-        whose = f"{row['id']} {row['source']} of {row['workspace_id']}"
-        findings.extend((True, f"slowed: {whose}: {words}", "") for words in slowed(row))
-    async with daemon.open_store(settings) as store:
-        vault = Vault(settings.keys())
-        for one in await store.connections.all():
-            if one.is_active and one.sealed:
-                try:
-                    vault.open(one.id, one.sealed)
-                except SealError as error:
-                    findings.append((False, f"keys: {error}", "set the key that sealed them"))
-                    break
-                await asyncio.sleep(0)
-    return findings
