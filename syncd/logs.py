@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(
     r"(?i)token$|secret|password|authorization|api_key|access_key|private_key|credentials|cookie|assertion"
 )
 _SECRET_VALUE = re.compile(
-    r"(?i)\b(?:xox[a-z]|xapp|xwfp)[-.][\w.-]{6,}"  # Slack
+    r"(?i)\b(?:xox[a-z]|xapp|xwfp)[-.][\w.-]{6,}|(?<=hooks.slack.com/)[\w/.-]+"  # Slack
     r"|\bya29\.[\w.-]+|\b1//[\w-]{10,}|\bGOCSPX-[\w-]+"  # Google
     r"|\bgAAAAA[\w=-]{20,}"  # Fernet
     r"|\b(?:bearer|basic)\s+[\w.~+/=-]{8,}"
@@ -26,7 +26,8 @@ _SECRET_VALUE = re.compile(
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
     r"|(?<=://)([^/\s:@]+):[^/\s@]+(?=@)"  # a password in an address
 )
-_QUIET = ("httpx", "httpcore", "aiohttp", "slack_sdk", "apscheduler", "alembic", "asyncio", "aiosqlite", "google")
+_LIBRARIES = ("httpx", "httpcore", "aiohttp", "slack_sdk", "aiosqlite", "google", "pgqueuer")
+_QUIET = (*_LIBRARIES, "apscheduler", "alembic", "asyncio")
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:

@@ -11,13 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, model_val
 from syncd.secret_files import with_files_read
 
 
-def _http_url(text: str) -> str:
+def http_url(text: str) -> str:
+    """The text, if it is such an address. Raises ValueError."""
     if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", text):
         raise ValueError("write an address such as https://api.example.com, without a user name")
     return text
 
 
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrl = Annotated[str, AfterValidator(http_url)]
 
 
 class Model(BaseModel):

@@ -193,6 +193,56 @@ purges = Table(
     Column("counts", Json, nullable=False),
 )
 
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("connection_id", BigId, nullable=False),
+    Column("source", String(32), nullable=False),
+    Column("cause", String(32), nullable=False),
+    Column("trouble", String(32), nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("well_at", UtcDateTime),
+    Column("told", String(32)),
+    Column("outage", Text),
+    Column("rounds", Integer, nullable=False),
+    Column("ended", String(16)),
+    Column("ended_at", UtcDateTime),
+)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("made_at", UtcDateTime, nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("source", String(32), nullable=False),
+    Column("cause", String(32), nullable=False),
+    Column("connection_id", BigId),
+    Column("connections", Json, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("remaining", Integer, nullable=False),
+    Column("since", UtcDateTime),
+    Column("reason", Text, nullable=False),
+    Column("way_out", Text, nullable=False),
+    Column("outage", Text),
+    Column("few_at", UtcDateTime),
+    Column("ended_at", UtcDateTime),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("notice_id", BigId, primary_key=True, autoincrement=False),
+    Column("receiver", String(16), primary_key=True),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at", UtcDateTime),
+    Column("refused", Boolean, nullable=False),
+    Column("sent_at", UtcDateTime),
+    Column("error", Text),
+)
+
 
 def _records(name: str, *columns: Column[Any] | Index) -> Table:
     """A record table: keyed by connection and the vendor's id. No foreign key: each of millions of rows would pay."""
