@@ -1,11 +1,13 @@
-# Built and run:  docker build -t syncd . && docker run -e SYNCD_SECRET_KEYS -e SYNCD_DATABASE__URL -p 127.0.0.1:8080:8080 syncd
+# Built and run:  docker build -t syncd .
+#   docker run -e SYNCD_SECRET_KEYS -e SYNCD_DATABASE__URL -e SYNCD_HTTP__TOKEN -p 127.0.0.1:8080:8080 syncd
+# It binds 0.0.0.0, so it wants the token, or SYNCD_HTTP__ACCESS=probes: without either it ends with one line.
 FROM python:3.13-slim AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY deploy/constraints.txt deploy/
 COPY migrations migrations
 COPY syncd syncd
-RUN python -m venv /opt/syncd && /opt/syncd/bin/pip install --no-cache-dir -c deploy/constraints.txt .
+RUN python -m venv /opt/syncd && /opt/syncd/bin/pip install --no-cache-dir -c deploy/constraints.txt '.[pgqueuer]'
 
 FROM python:3.13-slim
 RUN useradd --system --create-home --home-dir /var/lib/syncd --uid 10001 syncd

@@ -186,7 +186,8 @@ class Backfill:
         cycle_id = await self._store.cycles.begin(connection.source, BACKFILL, None)
         ended = INTERRUPTED
         try:
-            done = await self._claimed_run(part, connection, cycle_id)
+            with structlog.contextvars.bound_contextvars(cycle=cycle_id):
+                done = await self._claimed_run(part, connection, cycle_id)
             ended = "success" if done else "skipped"
         finally:
             # Even a cut stint tells what it did; what is lost with the database is told by the next cycle.

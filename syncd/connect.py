@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from syncd.credentials import NO_KEY
-from syncd.errors import OtherAccount, SealError
+from syncd.errors import OtherAccount, SealError, UsageError
 from syncd.source import Grant, Owner
 from syncd.store import Connection
 from syncd.store.connections import refuse_other
@@ -124,6 +124,14 @@ def _mac(key: bytes, parts: Sequence[str]) -> str:
     # Each part with its length: two ways of cutting one text into parts must not have one signature.
     text = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
     return base64.urlsafe_b64encode(hmac.digest(key, text, "sha256")).decode().rstrip("=")
+
+
+def link_for(settings: Settings, base: str, invitation: Invitation) -> str:
+    """The link of an invitation. Raises UsageError where nobody could follow it, SealError without a key."""
+    source = invitation.source
+    if app_of(settings, source) is None:
+        raise UsageError(f"nobody can sign in at {source}: set sources.{source}.oauth.client_id and .client_secret")
+    return Signer(settings.keys()).link(base, invitation)
 
 
 # --- the sign-in ------------------------------------------------------------------------------------------------------

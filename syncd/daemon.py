@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import resource
+import importlib.util
 import signal
-import socket
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -19,31 +17,39 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from syncd import logs
 from syncd import settings as settings_module
+from syncd.alerting import alerting
 from syncd.clock import watch_clock
 from syncd.credentials import Vault
 from syncd.engine import Engine
 from syncd.errors import SealError, UsageError
+from syncd.gauges import Gauges
 from syncd.limits import Buckets
-from syncd.metrics import Metrics
+from syncd.local import Local
+from syncd.metrics import Metrics, watch_lag
 from syncd.net import Net
 from syncd.plan import Plan
+from syncd.process import feed_watchdog, notify_systemd, raise_open_files
+from syncd.queue import Queue
 from syncd.settings import Settings, cron_trigger, shown_url
 from syncd.sources import SOURCES
 from syncd.store import Database, Store
 from syncd.store.database import SchemaError, database_words
+from syncd.store.jobs import Jobs
 from syncd.tasks import all_of
+from syncd.web.connect import public_url
 from syncd.web.server import Web
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from syncd.dispatch import Dispatch
+    from syncd.worker import Worker
 
 log = structlog.get_logger(__name__)
 
 JOB_IDS = {name: f"sync_{name}_periodic" for name in SOURCES}
 _OWN_OPTIONS = {"enabled", "cron", "concurrency", "sweep_every", "sweep_lookback", "run_timeout", "patience", "limits"}
 _OWN_OPTIONS |= {"low_limits", "low_for", "oauth"}
-
-_OPEN_FILES = 65536  # more than four sources can ever use
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,10 @@ def plan(settings: Settings, name: str) -> Plan:
         fires: datetime | None = trigger.get_next_fire_time(None, after + timedelta(microseconds=1))
         return fires or after + timedelta(hours=24)
 
+    @lru_cache(maxsize=16)  # the status page, metrics and alerts ask for the same few again and again
+    def last_turn_of(minute: datetime) -> datetime:
+        return last_turn(trigger, minute)
+
     return Plan(
         source=SOURCES[name],
         slots=mine.concurrency,
@@ -83,7 +93,7 @@ def plan(settings: Settings, name: str) -> Plan:
         low_rates=getattr(mine, "low_limits", {}),
         low_for_s=getattr(mine, "low_for", timedelta(0)).total_seconds(),
         next_turn=next_turn,
-        last_turn=partial(last_turn, trigger),
+        last_turn=lambda now: last_turn_of(now.replace(second=0, microsecond=0)),
     )
 
 
@@ -101,9 +111,18 @@ async def open_store(
                 await database.ping()
         except Exception as error:  # noqa: BLE001 - drivers and Alembic each raise their own
             raise unreachable(settings, error) from None
-        yield Store(database, now, settings.lease)
+        yield Store(database, now, settings.lease, jobs_of(settings, database))
     finally:
         await database.close()
+
+
+def jobs_of(settings: Settings, database: Database) -> Jobs | None:
+    """The queue of the settings. Raises UsageError where its package is not installed."""
+    if settings.engine.kind != "pgqueuer":
+        return None
+    if importlib.util.find_spec("pgqueuer") is None:
+        raise UsageError("engine.kind pgqueuer needs the package of that name: pip install 'syncd[pgqueuer]'")
+    return Jobs(database, settings.engine.in_schema, settings.engine.heartbeat)
 
 
 def unreachable(settings: Settings, error: Exception) -> UsageError:
@@ -120,17 +139,32 @@ def unreachable(settings: Settings, error: Exception) -> UsageError:
 
 @asynccontextmanager
 async def open_parts(
-    settings: Settings, *, migrate: bool = False, halved: bool = False, now: Callable[[], datetime] = utc_now
+    settings: Settings,
+    *,
+    migrate: bool = False,
+    halved: bool = False,
+    queued: bool = False,
+    now: Callable[[], datetime] = utc_now,
 ) -> AsyncIterator[Parts]:
-    """Store, keys, clients and engine, closed in the reverse order. ``halved``: it takes half of each limit."""
+    """Store, keys, clients and engine, closed in the reverse order. ``halved``: it takes half of each limit.
+
+    ``queued``: workers run its cycles where the settings say so; else it runs them itself.
+    """
     vault = Vault(settings.keys())
     async with open_store(settings, checked=not migrate, now=now) as store, Net() as net:
         if migrate:
             try:
-                await store.database.migrate()
+                await migrated(store)
             except Exception as error:  # noqa: BLE001 - as above
                 raise unreachable(settings, error) from None
-        metrics = Metrics()
+        dispatch: Callable[[Engine], Dispatch] = Local
+        if queued and store.jobs is not None:
+            try:
+                await store.jobs.check()
+            except Exception as error:  # noqa: BLE001 - as above
+                raise unreachable(settings, error) from None
+            dispatch = partial(Queue, store, store.jobs)
+        metrics = Metrics(SOURCES)
         plans = {name: plan(settings, name) for name in SOURCES}
         engine = Engine(
             plans={name: one.halved() for name, one in plans.items()} if halved else plans,
@@ -141,8 +175,22 @@ async def open_parts(
             metrics=metrics,
             now=now,
             history=settings.history,
+            dispatch=dispatch,
         )
-        yield Parts(settings, store, vault, engine, metrics)
+        gauges = Gauges(store, engine, settings)
+        metrics.add(gauges, gauges.look)
+        try:
+            yield Parts(settings, store, vault, engine, metrics)
+        finally:
+            await gauges.close()
+
+
+async def migrated(store: Store) -> tuple[str | None, str]:
+    """Create or upgrade the schema, and the queue's; answers the first's revision before and now."""
+    revisions = await store.database.migrate()
+    if store.jobs is not None:
+        await store.jobs.install()
+    return revisions
 
 
 async def run_once(source: str, *, workspace: str | None = None, sweep: bool = False) -> Any:
@@ -179,52 +227,75 @@ async def check_keys(parts: Parts) -> None:
         raise UsageError(str(refused))
 
 
-async def serve(settings: Settings, *, migrate: bool = False, ready: Callable[[str], None] = lambda _: None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    migrate: bool = False,
+    schedules: bool = True,
+    works: bool = False,
+    ready: Callable[[str], None] = lambda _: None,
+) -> None:
     """The daemon, until SIGTERM or SIGINT. ``ready`` is told the HTTP address.
 
-    Raises UsageError when it cannot start.
+    ``schedules``: it starts the cycles; ``works``: it runs what is in the queue. Raises UsageError when it cannot
+    start.
     """
+    if works and settings.engine.kind == "local":
+        raise UsageError("engine.kind is local: `syncd serve` runs all itself; workers need pgqueuer there")
     raise_open_files()
-    async with open_parts(settings, migrate=migrate) as parts:
+    async with open_parts(settings, migrate=migrate, queued=True) as parts:
         await check_keys(parts)
-        scheduler = make_scheduler(settings, parts.engine)
-        web = Web(parts, scheduler)
+        scheduler = make_scheduler(settings, parts.engine, schedules=schedules)
+        worker = make_worker(parts) if works else None
+        web = Web(parts, scheduler, worker)
         try:
             address = await web.start()
         except (OSError, UnicodeError) as error:
             where = f"{settings.http.host}:{settings.http.port}"
             why = getattr(error, "strerror", None) or error
             raise UsageError(f"http {where} cannot be bound: {why}; set http.host or http.port (0 = any)") from None
+        link = (settings.alerts.link or public_url(settings, address)).rstrip("/")
         try:
-            await _until_signal(settings, parts, scheduler, web, lambda: ready(address))
+            tells = alerting(settings, parts.store, parts.engine.plans, link) if schedules else nullcontext()
+            async with tells:
+                await _until_signal(settings, parts, scheduler, web, lambda: ready(address), worker)
         finally:
             await web.stop()
     log.info("daemon.stopped")
 
 
 async def _until_signal(
-    settings: Settings, parts: Parts, scheduler: AsyncIOScheduler, web: Web, ready: Callable[[], None]
+    settings: Settings,
+    parts: Parts,
+    scheduler: AsyncIOScheduler,
+    web: Web,
+    ready: Callable[[], None],
+    worker: Worker | None,
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     scheduler.start()
+    if worker is not None:
+        worker.start()
     web.ready = True
     watches = [
-        asyncio.create_task(_feed_watchdog()),
+        asyncio.create_task(feed_watchdog()),
+        asyncio.create_task(watch_lag(parts.metrics)),
         asyncio.create_task(watch_clock(lambda: plan_anew(settings, parts, scheduler))),
     ]
     notify_systemd("READY=1")
     log.info("daemon.started", jobs={job.id: job.next_run_time.isoformat() for job in scheduler.get_jobs()})
     ready()
-    await _catch_up(settings, parts)
+    await _catch_up(settings, parts, scheduler)
     await stop.wait()
     web.ready = False
     notify_systemd("STOPPING=1")
     log.info("daemon.draining", grace_s=settings.grace.total_seconds())
     scheduler.pause()
-    await parts.engine.drain(settings.grace.total_seconds())
+    grace_s = settings.grace.total_seconds()
+    await all_of([parts.engine.drain(grace_s), *([worker.drain(grace_s)] if worker else [])])
     scheduler.shutdown(wait=False)
     for watch in watches:
         watch.cancel()
@@ -232,9 +303,21 @@ async def _until_signal(
         loop.remove_signal_handler(number)
 
 
-def make_scheduler(settings: Settings, engine: Engine) -> AsyncIOScheduler:
+def make_worker(parts: Parts) -> Worker:
+    """It takes the jobs of the sources that are on."""
+    from syncd.worker import Worker
+
+    jobs = parts.store.jobs
+    assert jobs is not None  # noqa: S101 - `serve` has looked
+    on = [name for name in SOURCES if getattr(parts.settings.sources, name).enabled]
+    return Worker(parts.engine, parts.store, jobs, sources=on)
+
+
+def make_scheduler(settings: Settings, engine: Engine, *, schedules: bool = True) -> AsyncIOScheduler:
     """The four jobs. A job only starts a cycle; APScheduler would cancel what runs inside it at shutdown."""
     scheduler = AsyncIOScheduler(timezone="UTC")
+    if not schedules:
+        return scheduler
     for name, job_id in JOB_IDS.items():
         mine = getattr(settings.sources, name)
         if mine.enabled:
@@ -269,13 +352,16 @@ def last_turn(trigger: Any, now: datetime) -> datetime:
     return turn
 
 
-async def _catch_up(settings: Settings, parts: Parts) -> None:
+async def _catch_up(settings: Settings, parts: Parts, scheduler: AsyncIOScheduler) -> None:
     """Start the cycle of each source's last turn where no daemon did: a restart must not cost a turn."""
+    if not scheduler.get_jobs():
+        return
     for name in SOURCES:
         mine = getattr(settings.sources, name)
         turn = last_turn(cron_trigger(mine.cron), utc_now())
         try:
-            if mine.enabled and not await parts.store.cycles.has(name, turn):
+            # one that is in the queue goes on without who began it, but somebody has to end it
+            if mine.enabled and not await parts.store.cycles.has(name, turn, ended=parts.store.jobs is not None):
                 parts.engine.start_cycle(name, turn)
         except (SQLAlchemyError, OSError) as error:
             log.warning("catch_up.failed", source=name, error=database_words(error))  # the next turn tries again
@@ -285,31 +371,4 @@ async def plan_anew(settings: Settings, parts: Parts, scheduler: AsyncIOSchedule
     """The clock was set: the jobs' next turns were computed from what it said before."""
     for job in scheduler.get_jobs():
         job.reschedule(job.trigger)
-    await _catch_up(settings, parts)
-
-
-def raise_open_files() -> None:
-    """Allow ourselves as many open files as we may have: each run that waits for its vendor holds a socket."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):  # then the limit stays what it is
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def notify_systemd(state: str) -> None:
-    """Tell systemd, when it asks by NOTIFY_SOCKET (a path, or an abstract socket that starts with @)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.connect("\0" + address[1:] if address.startswith("@") else address)
-        sock.sendall(state.encode())
-
-
-async def _feed_watchdog() -> None:
-    """From the loop on purpose: when the loop hangs, systemd shall restart us."""
-    interval_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000 / 2
-    while interval_s:
-        notify_systemd("WATCHDOG=1")
-        await asyncio.sleep(interval_s)
+    await _catch_up(settings, parts, scheduler)

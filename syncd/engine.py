@@ -6,15 +6,17 @@ import asyncio
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from syncd.dispatch import Asking, Cycle
 from syncd.errors import StoreFailed, Transient
 from syncd.live import Errand, Live
+from syncd.local import Local
 from syncd.policy import INTERRUPTED
 from syncd.report import status_object
 from syncd.runs import Runs, words
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from syncd.credentials import Vault
+    from syncd.dispatch import Dispatch
     from syncd.limits import Buckets
     from syncd.metrics import Metrics
     from syncd.net import Net
@@ -34,29 +37,16 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MOST_ASKED = 200  # cycles that were asked for and wait for a place
 _PRUNE_EVERY_S = 3600.0
 _PRUNE_BATCHES = 40  # at most so many a time: what a long-lived database has too much goes over some hours
-
-
-@dataclass(slots=True)
-class _Cycle:
-    """A cycle under way. ``which``: what `Connections.claim` may take.
-
-    ``probed``: it saw that the vendor is away. ``cut``: the database failed under one of its runs.
-    """
-
-    id: int
-    plan: Plan
-    which: Mapping[str, Any]
-    sweep: bool
-    probed: bool = False
-    cut: bool = False
 
 
 class Engine:
     """Runs cycles over the connections of a store.
 
     ``now``: the process's clock (aware UTC). ``history``: how long the rows of cycles and runs are kept; None: always.
+    ``dispatch``: makes of this engine who has a cycle's connections run.
     """
 
     def __init__(
@@ -70,6 +60,7 @@ class Engine:
         metrics: Metrics,
         now: Callable[[], datetime],
         history: timedelta | None = None,
+        dispatch: Callable[[Engine], Dispatch] = Local,
     ) -> None:
         self.plans = plans
         self.slots = {name: Slots(plan.slots) for name, plan in plans.items()}
@@ -79,7 +70,9 @@ class Engine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._claiming: set[str] = set()
         self._overrun: set[str] = set()
+        self._asked: dict[tuple[Any, ...], Asking] = {}
         self._history, self._pruned_s = history, dict[str, float]()
+        self._dispatch = dispatch(self)
 
     @property
     def live(self) -> Mapping[int, Live]:
@@ -106,19 +99,45 @@ class Engine:
             return
         self._overrun.discard(name)
         self._claiming.add(name)
-        task = asyncio.create_task(self._scheduled(name, turn), name=f"cycle {name}")
+        self._own(name, self._guarded(name, partial(self._claiming.discard, name), trigger="schedule", turn=turn))
+
+    def ask(self, name: str, *, workspace: str | None, only: int | None, sweep: bool) -> Asking | None:
+        """Start a cycle that somebody asked for, as a task of ours; None while we stop, or too many wait already.
+
+        It takes what `cycle` takes by hand. The same one that was asked for and still takes connections is answered
+        instead of another.
+        """
+        key = (name, workspace, only, sweep)
+        if (known := self._asked.get(key)) is not None:
+            return known
+        if self.runs.draining or len(self._asked) >= MOST_ASKED:
+            return None
+        asking = self._asked[key] = Asking()
+        claimed = partial(self._asked.pop, key, None)
+        how = {"trigger": "api", "workspace": workspace, "only": only, "sweep": sweep}
+        self._own(name, self._guarded(name, claimed, asking, **how))
+        return asking
+
+    def _own(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"cycle {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _scheduled(self, name: str, turn: datetime) -> None:
-        claimed = partial(self._claiming.discard, name)
+    async def _guarded(
+        self, name: str, claimed: Callable[[], object], asking: Asking | None = None, **how: Any
+    ) -> None:
+        """A cycle's edge: what ends it is told, and the next turn tries again."""
         try:
-            await self.cycle(name, trigger="schedule", turn=turn, claimed=claimed)
-        except Exception as error:  # a cycle's edge: the next turn tries again
+            await self.cycle(name, claimed=claimed, asking=asking, **how)
+        except Exception as error:
             passing = isinstance(error, SQLAlchemyError | OSError)
             log.error("cycle.failed", source=name, error=words(error), exc_info=None if passing else error)
+            if asking is not None:
+                asking.failed = words(error)
         finally:
             claimed()
+            if asking is not None:
+                asking.begun.set()
 
     async def cycle(
         self,
@@ -129,85 +148,52 @@ class Engine:
         workspace: str | None = None,
         only: int | None = None,
         sweep: bool = False,
-        claimed: Callable[[], None] = lambda: None,
+        claimed: Callable[[], object] = lambda: None,
+        asking: Asking | None = None,
     ) -> dict[str, Any]:
         """One pass over the source's connections that are due now; answers its status object.
 
         ``turn``: the scheduled moment it is for; None: asked for by hand, then all active ones are taken, due or not.
         ``workspace``, ``only``: of that workspace, that connection alone. ``claimed``: called when it takes no more.
-        Raises what the database raises when it cannot be reached.
+        ``asking``: is told what came of it. Raises what the database raises when it cannot be reached.
         """
         plan, began = self.plans[name], time.monotonic()
         active = await self._store.connections.count_active(name, workspace, only)
         cycle_id = await self._store.cycles.begin(name, trigger, turn, held=self.runs.held)
         which = {"due": None if turn is None else self._now(), "workspace": workspace, "only": only}
-        cycle = _Cycle(cycle_id, plan, which, sweep)
+        cycle = Cycle(cycle_id, plan, which, sweep, asking=asking)
+        if asking is not None:
+            asking.cycle_id = cycle_id
         with structlog.contextvars.bound_contextvars(source=name, cycle=cycle_id):
             log.debug("cycle.started", trigger=trigger, connections=active)
             try:
-                if active:
-                    await self._run_due(cycle, claimed)
+                over = not active or await self._dispatch.run_due(cycle, claimed)
             except BaseException:
                 # Even a cut cycle tells what its runs did; what is lost with the database is told by the next cycle.
                 with suppress(SQLAlchemyError, OSError):
                     await to_its_end(self._store.cycles.finish(cycle_id, status=INTERRUPTED))
                 raise
             end = "skipped" if not active else INTERRUPTED if self.runs.draining or cycle.cut else "success"
-            ended = await self._store.cycles.finish(cycle_id, status=end)
+            ended = await self._store.cycles.finish(cycle_id, status=end, over=over)
             self._metrics.cycles.labels(name, end).inc()
             status = status_object(plan.source, ended, time.monotonic() - began)
             shown = {key: value for key, value in status.items() if key not in {"source", "failures"}}
-            log.info("cycle.finished", **shown)
+            ran = sum(ended[f"{way}_workspaces"] for way in ("successful", "failed", "deferred"))
+            (log.info if ran or end == INTERRUPTED else log.debug)("cycle.finished", **shown)
             await self._prune(name)
         return status
 
-    async def _run_due(self, cycle: _Cycle, claimed: Callable[[], None]) -> None:
-        """Run what is due, each in a task of its own; ends when all have ended. Raises what a claim raised."""
-        runs: set[asyncio.Task[None]] = set()
-        lost: Exception | None = None
-        try:
-            try:
-                await self._claim_due(cycle, runs)
-            except Exception as error:  # noqa: BLE001 - what runs goes on to its end
-                lost = error
-            claimed()
-            if runs:
-                await asyncio.wait(runs)
-        except asyncio.CancelledError:
-            for run in runs:
-                run.cancel()
-            if runs:
-                await asyncio.wait(runs)
-            raise
-        for raised in [lost, *(run.exception() for run in runs if not run.cancelled())]:
-            if raised is not None:
-                raise raised
+    async def begin(
+        self, cycle: Cycle, slot: Slot, **narrowed: Any
+    ) -> Coroutine[Any, Any, BaseException | None] | None:
+        """Claim the connection that is next; answers its run, None when none is due.
 
-    async def _claim_due(self, cycle: _Cycle, runs: set[asyncio.Task[None]]) -> None:
-        """Claim one connection after the other, as slots come free, until none is due; ``runs``: theirs.
-
-        While the vendor is unreachable there is one slot, and a run that could not reach it either is the cycle's last:
-        the rest stays due, without a failure, until the next turn. Else 1,000 connections would wait a minute each.
+        ``narrowed``: of what the cycle may take, as `Connections.claim` has it. The run answers what went wrong.
         """
-        slots = self.slots[cycle.plan.source.name]
-        while not self.runs.draining:
-            slot = await slots.take()
-            try:
-                stays = self.runs.draining or (cycle.probed and slots.unreachable)
-                begun = None if stays else await self._claimed(cycle, slot)
-            except BaseException:
-                slot.release()
-                raise
-            if begun is None:
-                slot.release()
-                return
-            runs.add(asyncio.create_task(begun))
-
-    async def _claimed(self, cycle: _Cycle, slot: Slot) -> Coroutine[Any, Any, None] | None:
-        """Claim the connection that is next; answers its run, None when none is due."""
         plan, lease, claimed_s = cycle.plan, self.new_lease(), time.monotonic()
+        which = {**cycle.which, **narrowed}
         claiming = asyncio.ensure_future(
-            self._store.connections.claim(plan.source.name, lease, cycle.id, held=self.runs.held, **cycle.which)
+            self._store.connections.claim(plan.source.name, lease, cycle.id, held=self.runs.held, **which)
         )
         errand = Errand(streams=plan.source.streams)
         try:
@@ -220,12 +206,16 @@ class Engine:
         if claimed is None:
             return None
         self.runs.held.add(claimed[0].id)
-        due_at = self._now() if cycle.sweep else self._sweep_due_at(plan, claimed[0], cycle.which["due"])
+        if cycle.asking is not None:
+            cycle.asking.has_run(claimed[1])
+        due_at = self._now() if cycle.sweep else self._sweep_due_at(plan, claimed[0], which["due"])
         errand = replace(errand, sweep_due_at=due_at)
         return self._run(cycle, slot, self.runs.sync(plan, *claimed, lease, errand, slot=slot, claimed_s=claimed_s))
 
-    async def _run(self, cycle: _Cycle, slot: Slot, syncing: Coroutine[Any, Any, tuple[Live, Any]]) -> None:
-        """A run to its end, and what it says of the vendor."""
+    async def _run(
+        self, cycle: Cycle, slot: Slot, syncing: Coroutine[Any, Any, tuple[Live, BaseException | None]]
+    ) -> BaseException | None:
+        """A run to its end, and what it says of the vendor; answers what went wrong with it."""
         slots = self.slots[cycle.plan.source.name]
         probe = slots.unreachable
         try:
@@ -236,6 +226,7 @@ class Engine:
                 slot.unanswered(live.connection.id)
             cycle.cut |= isinstance(error, StoreFailed)
             cycle.probed |= probe and slots.unreachable
+            return error
         finally:
             slot.release()
 
@@ -271,6 +262,8 @@ class Engine:
         self._pruned_s[name] = time.monotonic()
         try:
             await self._store.budgets.prune(self._history)
+            if self._store.jobs is not None:
+                await self._store.jobs.prune()
             pruned = 0
             for _ in range(_PRUNE_BATCHES):
                 if self.runs.draining or not (batch := await self._store.cycles.prune(name, self._history)):

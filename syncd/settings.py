@@ -7,15 +7,13 @@ import re
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from apscheduler.triggers.cron import CronTrigger
 from cryptography.fernet import Fernet
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
-    PlainSerializer,
     SecretStr,
     ValidationError,
     field_validator,
@@ -25,39 +23,19 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from syncd.durations import Duration
 from syncd.errors import UsageError
 from syncd.secret_files import drop_overridden, located, with_files_read
+from syncd.settings_alerts import AlertSettings
+from syncd.settings_engine import EngineSettings
+from syncd.settings_http import HttpSettings
 from syncd.settings_limits import Limits, LowLimits, Prices
 from syncd.settings_oauth import FathomOAuth, GmailOAuth, GongOAuth, HttpUrl, SlackOAuth
 from syncd.settings_oauth import Model as _Model
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-_LONGEST = {"s": 3650 * 86400, "m": 3650 * 1440, "h": 3650 * 24, "d": 3650}  # ten years
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _OF_TESTS = {"SYNCD_TEST_DATABASE_URL", "SYNCD_MONTHS", "SYNCD_CHAOS", "SYNCD_CHAOS_SEED"}
 _NOT_SETTINGS = {"SYNCD_CONFIG", "SYNCD_EXPORT_KEY", *_OF_TESTS}
-
-
-def parse_duration(value: object) -> timedelta:
-    """``"90s"``, ``"10m"``, ``"24h"`` or ``"7d"``; a number alone could mean anything. Raises ValueError."""
-    if isinstance(value, timedelta):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", str(value))
-    if not match:
-        raise ValueError("write a duration such as 90s, 10m, 24h or 7d")
-    amount = float(match[1])
-    if amount > _LONGEST[match[2]]:
-        raise ValueError("a duration may be ten years at most")
-    return timedelta(**{_UNITS[match[2]]: amount})
-
-
-def format_duration(value: timedelta) -> str:
-    """A form that `parse_duration` reads back, in the largest unit of which there are two: 24h, 7d, 10m, 60s."""
-    seconds = value.total_seconds()
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * length and seconds % length == 0:
-            return f"{int(seconds // length)}{unit}"
-    return f"{seconds:g}s"
 
 
 def cron_trigger(text: str) -> CronTrigger:
@@ -109,7 +87,6 @@ def _checked_cron(text: str) -> str:
     return text
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
 Cron = Annotated[str, AfterValidator(_checked_cron)]
 
 
@@ -223,17 +200,15 @@ class DatabaseSettings(_Model):
         return value
 
 
-class HttpSettings(_Model):
-    """``public_url``: where a browser reaches ``/connect/``, by default the listening address."""
-
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)
-    public_url: HttpUrl | None = None
-
-
 class LogSettings(_Model):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
+
+
+class MetricsSettings(_Model):
+    """``per_connection``: also tell of each connection, with its workspace as a label: two rows each."""
+
+    per_connection: bool = False
 
 
 class Settings(BaseSettings):
@@ -250,6 +225,9 @@ class Settings(BaseSettings):
     secret_keys_file: Path | None = None
     http: HttpSettings = Field(default_factory=HttpSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
+    engine: EngineSettings = Field(default_factory=EngineSettings)
     grace: Duration = timedelta(seconds=20)
     lease: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1))
     history: Duration = Field(default=timedelta(days=30), ge=timedelta(days=1))
@@ -271,6 +249,12 @@ class Settings(BaseSettings):
     @classmethod
     def _files_read(cls, given: Any) -> Any:
         return with_files_read(cls, given)
+
+    @model_validator(mode="after")
+    def _queue_has_its_database(self) -> Self:
+        if self.engine.kind == "pgqueuer" and not self.database.url.get_secret_value().startswith("postgresql"):
+            raise ValueError("engine.kind pgqueuer needs PostgreSQL: set database.url, or engine.kind to local")
+        return self
 
     def keys(self) -> list[str]:
         """The Fernet keys, the first seals. Raises UsageError on one that is none."""
@@ -316,7 +300,7 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
 
 def masked(settings: Settings) -> dict[str, Any]:
     """The settings in force as plain values, secrets masked."""
-    plain = settings.model_dump(mode="json")
+    plain = settings.model_dump(mode="json", by_alias=True)
     plain["database"]["url"] = shown_url(settings)
     plain["secret_keys"] = "**********" if settings.secret_keys.get_secret_value() else ""
     return plain

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from typing import TYPE_CHECKING
 
 import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +25,8 @@ class Slots:
     A slow start spares a vendor that is away or just back. When five connections in a row could not reach it, and
     nobody was answered since their runs began, it is `unreachable`: one slot is left, and none is lent. The next
     answer ends that, and each run that is answered doubles the slots in use, up to ``size``.
+
+    ``freed``: called when somebody who waits for none of them may take one.
     """
 
     def __init__(self, size: int, lent: int | None = None) -> None:
@@ -32,6 +38,12 @@ class Slots:
         self._failed: set[int] = set()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._regainers: deque[asyncio.Future[None]] = deque()
+        self.freed: Callable[[], object] = lambda: None
+
+    @property
+    def free(self) -> int:
+        """How many could be taken now without waiting."""
+        return max(0, self.open - self.held - len(self._takers) - len(self._regainers))
 
     async def take(self) -> Slot:
         """Wait for a place and take it. Whoever took it calls its `Slot.release`."""
@@ -66,6 +78,8 @@ class Slots:
                 queue.remove(turn)
                 self.held += 1
                 turn.set_result(None)
+        if self.free:
+            self.freed()
 
     def answered(self, *, first: bool) -> None:
         """The vendor answered a run. ``first``: that run's first answer."""

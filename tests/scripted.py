@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from syncd.credentials import Vault, generate_key
+from syncd.dispatch import Dispatch
 from syncd.engine import Engine
 from syncd.http import Link
 from syncd.limits import Buckets
+from syncd.local import Local
 from syncd.metrics import Metrics
 from syncd.plan import Plan
 from syncd.records import Message
@@ -108,18 +110,27 @@ class Bench:
     """An engine over a scripted source and a real store; no test of it reaches a network."""
 
     def __init__(
-        self, store: Store, scripted: Source, clock: Callable[[], datetime] | None = None, **changes: Any
+        self,
+        store: Store,
+        scripted: Source,
+        clock: Callable[[], datetime] | None = None,
+        *,
+        vault: Vault | None = None,
+        dispatch: Callable[[Engine], Dispatch] = Local,
+        **changes: Any,
     ) -> None:
         self.store = store
-        self.vault = Vault([generate_key()])
+        self.vault = vault or Vault([generate_key()])
+        self.metrics = Metrics()
         self.engine = Engine(
             plans={scripted.name: plan(scripted, **changes)},
             store=store,
             vault=self.vault,
             net=None,  # type: ignore[arg-type]
             buckets=Buckets(),
-            metrics=Metrics(),
+            metrics=self.metrics,
             now=clock or (lambda: datetime.now(UTC)),
+            dispatch=dispatch,
         )
 
     async def connect(self, *workspaces: str, source_name: str = "slack") -> None:

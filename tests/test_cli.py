@@ -296,4 +296,4 @@ async def test_run_once_from_python_gives_the_same_object(
 async def test_the_module_runs_as_the_command(sqlite_url: str, tmp_path: Path) -> None:
     code, out, _ = await command(environment(SYNCD_DATABASE__URL=sqlite_url), "status", "--json")
     assert code == 0
-    assert set(orjson.loads(out)) == {"timestamp", "sources", "connections"}
+    assert set(orjson.loads(out)) == {"timestamp", "sources", "queue", "connections"}

@@ -32,7 +32,8 @@ def test_the_wheel_carries_the_migrations_and_the_templates(wheel: Path) -> None
     assert {
         "syncd/_migrations/env.py",
         "syncd/_migrations/versions/0001_schema.py",
-        "syncd/web/templates/status.html",
+        "syncd/web/templates/overview.html",
+        "syncd/web/templates/live.js",
     } <= names
     assert not [name for name in names if name.startswith("tests/")]
 

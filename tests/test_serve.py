@@ -80,9 +80,18 @@ async def test_the_other_addresses_answer(sqlite_url: str) -> None:
         await daemon.until("/readyz", 200)
         assert "syncd_build_info" in (await daemon.get("/metrics")).text
         page = await daemon.get("/")
-        assert "<title>syncd</title>" in page.text
-        assert "script-src" not in page.headers["content-security-policy"]
+        assert " · syncd</title>" in page.text
+        assert "script-src 'self';" in page.headers["content-security-policy"]
         assert (await daemon.get("/nothing")).status_code == 404
+
+
+async def test_a_running_daemon_measures_its_loop_and_reads_its_database_for_metrics(sqlite_url: str) -> None:
+    async def measured() -> bool:
+        lines = (await daemon.get("/metrics")).text.splitlines()
+        return "syncd_database_up 1.0" in lines and "syncd_event_loop_lag_seconds_count 0.0" not in lines
+
+    async with Daemon(env(sqlite_url)) as daemon:
+        await wait_for(measured)
 
 
 async def test_the_daemon_listens_on_loopback_only(sqlite_url: str) -> None:

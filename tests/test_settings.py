@@ -9,8 +9,9 @@ import pytest
 
 from syncd.credentials import generate_key
 from syncd.daemon import plan
+from syncd.durations import format_duration, parse_duration
 from syncd.errors import UsageError
-from syncd.settings import cron_trigger, format_duration, load, masked, parse_duration
+from syncd.settings import cron_trigger, load, masked
 
 
 @pytest.fixture(autouse=True)

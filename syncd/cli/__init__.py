@@ -9,7 +9,21 @@ import typer
 from typer.exceptions import TyperException
 
 from syncd import __version__
-from syncd.cli import connect, connections, history, keys, play, purge, run, show, transfer, verify
+from syncd.cli import (
+    alerts,
+    connect,
+    connections,
+    doctor,
+    history,
+    keys,
+    play,
+    purge,
+    run,
+    show,
+    tail,
+    transfer,
+    verify,
+)
 from syncd.cli.terminal import fail
 from syncd.errors import SealError, UsageError
 
@@ -33,6 +47,9 @@ transfer.register(connections.app)
 app.add_typer(connections.app, name="connections")
 purge.register(app)
 show.register(app)
+alerts.register(app)
+doctor.register(app)
+tail.register(app)
 app.add_typer(keys.app, name="keys")
 play.register(app)
 

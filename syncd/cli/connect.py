@@ -19,13 +19,15 @@ from aiohttp import web
 from rich.markup import escape
 
 from syncd import daemon
-from syncd.cli.terminal import ConfigOption, err, fail, known_source, out, perform, printable, settings_of, table
-from syncd.connect import Invitation, Signer, app_of, begin, exchanged, placed, tried
+from syncd.cli.terminal import ConfigOption, err, fail, out, perform, printable, settings_of, table
+from syncd.connect import Invitation, app_of, begin, exchanged, link_for, placed, tried
 from syncd.credentials import NO_KEY
+from syncd.durations import parse_duration
 from syncd.errors import OtherAccount, Rejected, SealError, SourceError, UsageError
+from syncd.lines import known_source
 from syncd.logs import secrets_of
 from syncd.runs import told
-from syncd.settings import http_address, parse_duration
+from syncd.settings import http_address
 from syncd.source import Report
 from syncd.sources import SOURCES
 from syncd.store import Line
@@ -116,10 +118,6 @@ def connect_link(
 
 
 def _link(settings: Settings, line: Line, expires: str) -> str:
-    if app_of(settings, line.source) is None:
-        raise UsageError(
-            f"nobody can sign in at {line.source}: set sources.{line.source}.oauth.client_id and .client_secret"
-        )
     if not settings.http.public_url and not settings.http.port:
         raise UsageError("where browsers reach the daemon is not known: set http.public_url, or http.port")
     try:
@@ -127,7 +125,7 @@ def _link(settings: Settings, line: Line, expires: str) -> str:
     except ValueError as error:
         raise UsageError(f"--expires: {error}") from None
     base = public_url(settings, http_address(settings.http.host, settings.http.port))
-    return Signer(settings.keys()).link(base, Invitation(line.source, line.workspace_id, line.account, expires_at))
+    return link_for(settings, base, Invitation(line.source, line.workspace_id, line.account, expires_at))
 
 
 # --- the way in: a browser, or what is typed --------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
     err,
-    known_source,
     out,
     perform,
     print_json,
@@ -27,6 +26,7 @@ from syncd.cli.terminal import (
     table,
 )
 from syncd.errors import UsageError
+from syncd.lines import known_source
 from syncd.policy import RUNNING
 from syncd.sources import SOURCES
 

@@ -13,7 +13,6 @@ from syncd import daemon
 from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
-    known_source,
     out,
     perform,
     print_json,
@@ -22,6 +21,7 @@ from syncd.cli.terminal import (
     table,
 )
 from syncd.errors import UsageError
+from syncd.lines import known_source
 from syncd.report import ago
 from syncd.store import Which
 

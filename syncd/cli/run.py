@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from syncd import daemon
+from syncd.asked import why_nothing
 from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
     err,
-    known_source,
     out,
     perform,
     print_json,
@@ -25,16 +25,18 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
+from syncd.lines import known_source
 from syncd.policy import INTERRUPTED
-from syncd.report import status_report, workspaces
+from syncd.report import workspaces
 from syncd.secret_files import exposed
 from syncd.sources import SOURCES
 from syncd.tasks import all_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from syncd.engine import Engine
+    from syncd.settings import Settings
 
 
 log = structlog.get_logger(__name__)
@@ -42,19 +44,52 @@ log = structlog.get_logger(__name__)
 
 def register(app: typer.Typer) -> None:
     app.command()(serve)
+    app.command()(worker)
     app.command("run-once")(run_once)
 
 
 def serve(
     config: ConfigOption = None,
     migrate: Annotated[bool, typer.Option("--migrate", help="Create or upgrade the schema first.")] = False,
+    works: Annotated[bool, typer.Option("--worker", help="Run what is in the queue (engine.kind pgqueuer).")] = False,
 ) -> None:
-    """Run the daemon: four cron jobs and HTTP, until SIGTERM or Ctrl-C; then it drains and exits 0."""
+    """Run the daemon: four cron jobs and HTTP, until SIGTERM or Ctrl-C; then it drains and exits 0.
+
+    With engine.kind pgqueuer it puts what is due into the queue, for `syncd worker` processes.
+    """
     settings = settings_of(config)
+    _until_stopped(settings, daemon.serve(settings, migrate=migrate, works=works, ready=_say_address))
+
+
+def worker(
+    config: ConfigOption = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Of the probes and /metrics; by default http.port. 0: any free one.")
+    ] = None,
+) -> None:
+    """Run what is in the queue (engine.kind pgqueuer), beside any number of others, until SIGTERM or Ctrl-C.
+
+    Then it drains and exits 0. Its HTTP is as with http.access = probes.
+    """
+    settings = probes_only(settings_of(config), port)
+    _until_stopped(settings, daemon.serve(settings, schedules=False, works=True, ready=_say_address))
+
+
+def probes_only(settings: Settings, port: int | None) -> Settings:
+    """The same without page and API. ``port``: in place of http.port."""
+    changed = {"access": "probes"} | ({} if port is None else {"port": port})
+    return settings.model_copy(update={"http": settings.http.model_copy(update=changed)})
+
+
+def _say_address(address: str) -> None:
+    typer.echo(f"syncd serves {address}")
+
+
+def _until_stopped(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
     for key, file in exposed(settings):
         log.warning("secret_file.exposed", key=key, file=str(file), way_out=f"chmod o-r {file}")
     try:
-        perform(settings, daemon.serve(settings, migrate=migrate, ready=lambda at: typer.echo(f"syncd serves {at}")))
+        perform(settings, work)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None  # stopped while it was starting
 
@@ -92,26 +127,9 @@ async def _cycles(settings: Any, names: list[str], workspace: str | None, *, swe
         statuses: list[dict[str, Any]] = await watched(parts.engine, all_of(cycles))
         for status in statuses:
             if not any(status[f"{way}_workspaces"] for way in ("successful", "failed", "deferred")):
-                err.print(
-                    f"{status['source']}: nothing was read: {await _why_nothing(parts, status['source'], workspace)}"
-                )
+                why = escape(printable(await why_nothing(parts, status["source"], workspace)))
+                err.print(f"{status['source']}: nothing was read: {why}")
         return statuses
-
-
-async def _why_nothing(parts: daemon.Parts, source: str, workspace: str | None) -> str:
-    """Why a cycle found nothing to do: a typo, a pause and another process's lease look alike from outside."""
-    plans = {source: parts.engine.plans[source]}
-    rows = (await status_report(parts.store, plans, parts.settings))["connections"]
-    states = [row["state"] for row in rows if row["source"] == source and workspace in {None, row["workspace_id"]}]
-    if not states:
-        return "no connection" + (f" of workspace {escape(printable(workspace))}" if workspace else "")
-    words = {
-        "running": "being read by another process (one that died holds its lease for five minutes)",
-        "limited": "whose vendor asked to wait",
-        "needs_reauth": "waiting for new credentials",
-        "misconfigured": "waiting for a person",
-    }
-    return ", ".join(f"{states.count(state)} {words.get(state, state)}" for state in sorted(set(states)))
 
 
 async def watched(engine: Engine, work: Awaitable[Any], progress: Callable[[Engine], Table] | None = None) -> Any:

@@ -17,9 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from syncd import logs
 from syncd.daemon import unreachable
-from syncd.errors import UsageError
 from syncd.settings import Settings, load
-from syncd.sources import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -43,11 +41,13 @@ _COLOURS = {
     "ok": "green",
     "success": "green",
     "finished": "green",
+    "succeeded": "green",
     "running": "blue",
     "new": "blue",
     "failing": "yellow",
     "limited": "yellow",
     "interrupted": "yellow",
+    "deferred": "yellow",
     "failed": "red",
     "needs_reauth": "red",
     "misconfigured": "red",
@@ -60,13 +60,6 @@ def settings_of(config: Path | None, *, quiet: bool = False) -> Settings:
     level = "warning" if quiet and settings.log.level == "info" else settings.log.level
     logs.set_up(level, settings.log.format)
     return settings
-
-
-def known_source(name: str, *, all_too: bool = False) -> str:
-    """The name, if it is a source's. Raises UsageError."""
-    if name in SOURCES or (all_too and name == "all"):
-        return name
-    raise UsageError(f"unknown source {name!r}; known: {', '.join(SOURCES)}{', all' if all_too else ''}")
 
 
 def perform(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
@@ -103,11 +96,12 @@ def table(
     for header in headers:
         made.add_column(header, overflow="fold")
     for row in rows:
-        made.add_row(*(_cell(value) for value in row))
+        made.add_row(*(cell(value) for value in row))
     console.print(made)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as text for a table, a known word in its colour."""
     text = "-" if value is None or value == "" else str(value)
     colour = _COLOURS.get(text)
     return f"[{colour}]{text.replace('_', ' ')}[/{colour}]" if colour else escape(printable(text))

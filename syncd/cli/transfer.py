@@ -12,10 +12,11 @@ import orjson
 import typer
 
 from syncd import daemon
-from syncd.cli.connections import line_of, object_of, put, read_text
-from syncd.cli.terminal import ConfigOption, err, known_source, out, perform, settings_of
+from syncd.cli.connections import object_of, put, read_text
+from syncd.cli.terminal import ConfigOption, err, out, perform, settings_of
 from syncd.credentials import Parcel, Vault
 from syncd.errors import UsageError
+from syncd.lines import known_source, line_of
 
 if TYPE_CHECKING:
     from syncd.settings import Settings

@@ -15,7 +15,6 @@ from syncd.cli.run import watched
 from syncd.cli.terminal import (
     ConfigOption,
     JsonOption,
-    known_source,
     out,
     perform,
     print_json,
@@ -23,6 +22,7 @@ from syncd.cli.terminal import (
     settings_of,
     table,
 )
+from syncd.lines import known_source
 from syncd.report import ago
 from syncd.sources import SOURCES
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from syncd.store.alerts import Alerts
 from syncd.store.budgets import Budgets
 from syncd.store.connections import LEASE, Connection, Connections, Line
 from syncd.store.cycles import Cycles, Ended
 from syncd.store.database import Database, SchemaError
+from syncd.store.due import Due, Standing
+from syncd.store.health import Health
+from syncd.store.known import Known
 from syncd.store.looks import Looks
-from syncd.store.pages import Counts, Pages
+from syncd.store.outbox import Delivery, Outbox
+from syncd.store.pages import Counts, Move, Pages
 from syncd.store.purges import Holding, Purges, Which
 from syncd.store.renewals import Renewals
 from syncd.store.seals import Rotation, Seals
@@ -19,19 +24,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime, timedelta
 
+    from syncd.store.jobs import Jobs
+
 __all__ = [
     "Connection",
     "Connections",
     "Counts",
     "Cycles",
     "Database",
+    "Delivery",
     "Ended",
     "Holding",
+    "Known",
     "Line",
     "Looks",
+    "Move",
     "Pages",
     "Rotation",
     "SchemaError",
+    "Standing",
     "Store",
     "Which",
 ]
@@ -41,15 +52,23 @@ class Store:
     """The database by what is done with it.
 
     ``now`` is the process's clock (aware UTC); ``lease``: for how long a claimed connection is ours without a page.
+    ``jobs``: the queue from which workers take, None where this process runs all itself.
     """
 
-    def __init__(self, database: Database, now: Callable[[], datetime], lease: timedelta = LEASE) -> None:
+    def __init__(
+        self, database: Database, now: Callable[[], datetime], lease: timedelta = LEASE, jobs: Jobs | None = None
+    ) -> None:
         self.database = database
+        self.jobs = jobs
         self.lease = lease
+        self.alerts = Alerts(database, now)
         self.budgets = Budgets(database, now)
         self.connections = Connections(database, now, lease)
         self.cycles = Cycles(database, now, lease)
+        self.due = Due(database, now, lease)
+        self.health = Health(database, now, lease)
         self.looks = Looks(database, now)
+        self.outbox = Outbox(database, now, lease)
         self.pages = Pages(database, now, lease)
         self.purges = Purges(database, now)
         self.renewals = Renewals(database, now)

@@ -1,0 +1,38 @@
+"""What we are to the operating system: open files, and what systemd is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from contextlib import suppress
+
+_OPEN_FILES = 65536  # more than four sources can ever use
+
+
+def raise_open_files() -> None:
+    """Allow ourselves as many open files as we may have: each run that waits for its vendor holds a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # then the limit stays what it is
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd, when it asks by NOTIFY_SOCKET (a path, or an abstract socket that starts with @)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.connect("\0" + address[1:] if address.startswith("@") else address)
+        sock.sendall(state.encode())
+
+
+async def feed_watchdog() -> None:
+    """From the loop on purpose: when the loop hangs, systemd shall restart us."""
+    interval_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000 / 2
+    while interval_s:
+        notify_systemd("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
