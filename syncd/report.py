@@ -99,9 +99,7 @@ async def found(
     return [_connection(row, store, plans) for row in rows], total
 
 
-async def troubled(
-    store: Store, plans: Mapping[str, Plan], settings: Settings, *, each: int
-) -> list[dict[str, Any]]:
+async def troubled(store: Store, plans: Mapping[str, Plan], settings: Settings, *, each: int) -> list[dict[str, Any]]:
     """As `found`, but for the backlog: of each source the first ``each`` in the same trouble, and of the limited."""
     rows = await store.status.troubled(missed(store, plans, settings), each=each)
     return [_connection(row, store, plans) for row in rows]
