@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.util import await_only
 
 from syncd.credentials import Vault, generate_key
 from syncd.errors import LeaseLost
@@ -176,15 +177,16 @@ async def test_a_page_that_is_being_stored_is_not_left_behind(postgres_url: str,
     await one.connections.hold(1, "l")
     upsert, asked, go_on = one.pages._upsert, asyncio.Event(), asyncio.Event()
 
-    async def slowly(*arguments: Any) -> Any:
-        counts = await upsert(*arguments)
+    def slowly(*arguments: Any) -> Any:
+        counts = upsert(*arguments)
         asked.set()
-        await go_on.wait()
+        await_only(go_on.wait())
         return counts
 
     one.pages._upsert = slowly  # type: ignore[method-assign]
     storing = asyncio.create_task(_stored(one, "a"))
-    await asked.wait()
+    async with asyncio.timeout(10):
+        await asked.wait()
     removing = two.purges.purge(Which(only=1), by="me") if purged else two.connections.remove(1)
     erasing: asyncio.Task[Any] = asyncio.create_task(removing)  # type: ignore[arg-type]
     await _blocked(two)
