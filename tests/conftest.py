@@ -33,6 +33,8 @@ OF_TESTS = {
     "SYNCD_FAULTS",
     "SYNCD_PICTURES",
 }
+if os.environ.keys() & {"SYNCD_MONTHS", "SYNCD_CHAOS", "SYNCD_FAULTS"}:
+    os.environ.setdefault("PYTEST_TIMEOUT", "0")  # the long forms take hours
 for name in [name for name in os.environ if name.startswith("SYNCD_") and name not in OF_TESTS]:
     del os.environ[name]
 
