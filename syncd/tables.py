@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -193,6 +194,8 @@ purges = Table(
     Column("counts", Json, nullable=False),
 )
 
+_OPEN, _WAITING = text("ended_at IS NULL"), text("next_try_at IS NOT NULL")
+
 alerts = Table(
     "alerts",
     metadata,
@@ -209,6 +212,7 @@ alerts = Table(
     Column("rounds", Integer, nullable=False),
     Column("ended", String(16)),
     Column("ended_at", UtcDateTime),
+    Index("alerts_open", "connection_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
 )
 
 notices = Table(
@@ -229,6 +233,7 @@ notices = Table(
     Column("outage", Text),
     Column("few_at", UtcDateTime),
     Column("ended_at", UtcDateTime),
+    Index("notices_of_connection", "connection_id"),
 )
 
 deliveries = Table(
@@ -241,6 +246,7 @@ deliveries = Table(
     Column("refused", Boolean, nullable=False),
     Column("sent_at", UtcDateTime),
     Column("error", Text),
+    Index("deliveries_waiting", "receiver", "notice_id", sqlite_where=_WAITING, postgresql_where=_WAITING),
 )
 
 

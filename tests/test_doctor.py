@@ -120,7 +120,7 @@ def test_a_database_that_cannot_be_used_ends_the_questions() -> None:
 def test_a_turn_that_nobody_took_is_told_with_since_when() -> None:
     taken = TURN - timedelta(hours=2)
     found = cause(facts(row(1), turns={"slack": Turn(due=TURN, taken=taken)}), NOT_RUNNING)
-    assert found.seen.startswith(f"slack: no turn was taken since {taken:%Y-%m-%d %H:%M} UTC, one was due 5 min ago")
+    assert found.seen.startswith(f"slack: no turn was taken since {taken:%Y-%m-%d %H:%M} UTC, one was due ")
     assert "cycle.failed" in found.way_out
 
 

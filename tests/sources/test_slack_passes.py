@@ -9,7 +9,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +71,7 @@ class Restricted:
             return list(await session.execute(select(tables.metadata.tables[table])))
 
 
+NOON = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 MakeRestricted = Callable[..., Awaitable[Restricted]]
 
 
@@ -81,8 +82,14 @@ async def restricted(
     async with AsyncExitStack() as stack:
 
         async def make(
-            channels: int, settings: Mapping[str, Any] | None = None, *, messages_per_day: int = 1, **mine: str
+            channels: int,
+            settings: Mapping[str, Any] | None = None,
+            *,
+            messages_per_day: int = 1,
+            born: datetime | None = None,
+            **mine: str,
         ) -> Restricted:
+            """``born``: when it begins; None: now, which makes the channels' messages other ones each day."""
             options = Options(
                 workspaces=1,
                 days=1,
@@ -90,7 +97,7 @@ async def restricted(
                 messages_per_day=messages_per_day,
                 switches={"slack.restricted": "on"},
             )
-            world = World(options, StandingClock())
+            world = World(options, StandingClock(born))
             box = await stack.enter_async_context(Sandbox(world.options, world=world))
             shutil.copy(empty_sqlite, tmp_path / "passes.db")
             configured = Settings(
@@ -170,7 +177,7 @@ async def test_what_comes_after_the_channels_is_read_once_a_pass_is_done(restric
 
 
 async def test_channels_that_refuse_do_not_keep_the_others_from_being_read(restricted: MakeRestricted) -> None:
-    app = await restricted(24, {"channels": [f"C{n:09d}" for n in range(24)]})
+    app = await restricted(24, {"channels": [f"C{n:09d}" for n in range(24)]}, born=NOON)
     for n in range(12):
         app.box.slack.act("acme", "kick", {"channel": f"C{n:09d}"})
     told = [await app.turn() for _ in range(3)]
