@@ -140,12 +140,12 @@ async def test_an_answer_nested_too_deep_is_a_passing_fault(serve: Serve, levels
 @clients
 async def test_the_deepest_answer_that_is_taken_can_be_walked_and_stored(serve: Serve) -> None:
     from syncd.records import without
-    from syncd.store.pages import _json
+    from syncd.store.pages import dumped
 
     levels = DEEPEST - 1
     here = await serve(answers(b'{"ok": true, "nested": ' + b"[" * levels + b"]" * levels + b"}"))
     taken = await here.ask()
-    assert _json({"raw": without(taken, frozenset({"x"}))}).count(b"[") == levels
+    assert dumped({"raw": without(taken, frozenset({"x"}))}).count(b"[") == levels
 
 
 @clients
