@@ -224,13 +224,16 @@ async def window(
     ``end``: what its last page says; before that each page's cursor is ``place`` with how low the window was read.
     """
     missing, edge, sound, given = set(wanted.missing), "", True, (wanted.oldest, wanted.latest)
-    done = {wanted.lowest} if wanted.lowest != wanted.latest else set[str]()  # shown once more, its thread is read
+    # Shown once more: its thread was read, and is again only where it changed since.
+    done = {wanted.lowest} if wanted.lowest != wanted.latest else set[str]()
     async for rows, last, answer in _history(api, channel, wanted):
         shown, high = {raw["ts"] for raw in rows if moment(raw["ts"])}, edge or wanted.lowest
         sound &= not answer.get("is_limited") and max(shown, default="") <= high and is_whole(rows, answer)
         low = wanted.oldest if last else min(shown, default=high)
         missing = (missing | await _stored(since, channel, low, high, edge)) - shown
-        threads = [raw for raw in await choose(since, channel, rows) if raw["ts"] in shown and raw["ts"] not in done]
+        again = await changed_threads(since, channel, [raw for raw in rows if raw["ts"] in done])
+        chosen = [raw for raw in await choose(since, channel, rows) if raw["ts"] not in done]
+        threads = [raw for raw in [*chosen, *again] if raw["ts"] in shown]
         older = await threads_before(since, channel, rows, wanted.oldest)
         rest = [raw for raw in rows if raw not in threads]
         under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())

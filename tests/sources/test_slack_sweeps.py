@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from syncd import tables
 from tests.sources.slack_stage import CHANNEL, MakeStage
 
@@ -78,3 +80,20 @@ async def test_page_tokens_that_are_always_stale_do_not_stop_a_history(stage: Ma
     s.box.world.options = replace(s.box.world.options, page_size=3, switches={"slack.cursor_life_s": "0"})
     assert (await s.after())["failed_workspaces"] == 0
     assert all([await s.is_live(ts) for ts in posted])
+
+
+@pytest.mark.parametrize("pages", range(1, 6))
+async def test_a_reply_that_goes_while_the_run_of_its_thread_was_cut_is_missed_by_no_sweep(
+    stage: MakeStage, pages: int
+) -> None:
+    """Wherever it was cut: the history that shows the parent once more shows it without a reply."""
+    s = await stage()
+    parent = s.post("anybody?")
+    await s.after()
+    gone, _ = s.reply(parent), s.post("a later one")
+    s.cut(pages)
+    await s.after()
+    s.cut(None)
+    s.delete(gone)
+    await s.after(sweep=True, hours=26)
+    assert not await s.is_live(gone)
