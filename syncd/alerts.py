@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 UNREAD = "unread"
+PLACEHOLDER = "WORKSPACE"  # in a way out: whose it is, which the message of one connection names
 FAILING, LATE, OVERDUE, RECOVERED, TEST = "failing", "late", "overdue", "recovered", "test"
 WITHDRAWN, PASSED = "withdrawn", "passed"  # how else an alert ends: nobody watches it now; it was a blip
 LISTED = 100  # connections that a message names at most
@@ -339,7 +340,7 @@ def _way_out(event: str, cause: str, hint: str, seen: Sequence[Seen]) -> str:
     one = str(seen[0].id) if len(seen) == 1 else "ID"
     match event:
         case "needs_reauth":
-            link = f"syncd connect-link --source {seen[0].source} --workspace WORKSPACE"
+            link = f"syncd connect-link --source {seen[0].source} --workspace {PLACEHOLDER}"
             return f"{hint}Connect it again: `{link}` makes a link for its owner. The next turn after that reads it."
         case "misconfigured":
             return f"{hint}Then `syncd connections check {one}` tells what is still missing."

@@ -5,6 +5,7 @@ Of the rows and sums of `report`: whoever tells of trouble goes by the same ``tr
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,7 @@ def _way_out(trouble: str, hint: str, row: Row, count: int) -> str:
     hint = f"{hint[0].upper()}{hint[1:]}. " if hint else ""
     mine = row["id"] if count == 1 else "ID"
     if trouble == "needs_reauth":
-        whose = row["workspace_id"] if count == 1 else "WORKSPACE"
+        whose = shlex.quote(row["workspace_id"]) if count == 1 else "WORKSPACE"
         link = f"syncd connect-link --source {row['source']} --workspace {whose}"
         return f"{hint}Connect it again: `{link}` makes a link for its owner. It is read at the next turn after that."
     if trouble == "misconfigured":

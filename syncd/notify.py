@@ -10,10 +10,11 @@ import asyncio
 import hashlib
 import hmac
 import re
+import shlex
 import socket
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.errors import MessageError
 from email.message import EmailMessage
@@ -26,7 +27,7 @@ import httpx
 import orjson
 
 from syncd import __version__
-from syncd.alerts import FAILING, LATE, RECOVERED, TEST, UNREAD, Notice
+from syncd.alerts import FAILING, LATE, PLACEHOLDER, RECOVERED, TEST, UNREAD, Notice
 from syncd.logs import redact
 from syncd.net import retry_after_s
 from syncd.policy import MISCONFIGURED, NEEDS_REAUTH
@@ -88,6 +89,9 @@ class Receiver(Protocol):
 def message_of(delivery: Delivery, link: str) -> Message:
     """``link``: where people reach the status page."""
     notice, who = delivery.notice, delivery.who
+    way_out = notice.way_out
+    if notice.count == 1 and who and who[0][1]:  # what is stored names nobody
+        way_out = way_out.replace(PLACEHOLDER, shlex.quote(who[0][1]))
     page = f"{link}/connections/{notice.connections[0]}" if notice.count == 1 else f"{link}/?source={notice.source}"
     facts: dict[str, Any] = {
         "id": f"{delivery.id}-{delivery.made_at:%Y%m%d%H%M%S}",
@@ -98,12 +102,12 @@ def message_of(delivery: Delivery, link: str) -> Message:
         "outage": notice.outage is not None,
         "remaining": notice.remaining,
         "reason": notice.reason,
-        "way_out": notice.way_out,
+        "way_out": way_out,
         "since": _iso(notice.since),
         "told_at": _iso(delivery.made_at),
         "link": page,
     }
-    return Message(facts["id"], facts, _title(notice, who), _lines(notice, who), page)
+    return Message(facts["id"], facts, _title(notice, who), _lines(replace(notice, way_out=way_out), who), page)
 
 
 def trial_message(link: str) -> Message:

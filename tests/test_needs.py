@@ -49,6 +49,12 @@ def test_a_revoked_token_tells_whose_why_and_the_command_that_mends_it() -> None
     assert "--workspace w3`" in need.way_out
 
 
+def test_a_command_to_copy_does_only_what_it_says() -> None:
+    rows = [row(3, "slack", last_error="token_revoked", last_error_kind="auth") | {"workspace_id": "a; rm -rf ~"}]
+    (need,) = told([Ill("slack", "needs_reauth", 1, rows)], slack=source(needs_reauth=1))
+    assert "--workspace 'a; rm -rf ~'`" in need.way_out
+
+
 def test_connections_with_the_same_words_are_one_need_and_others_another() -> None:
     rows = [failing(n, "HTTP 400: no such call", "rejected") for n in (1, 2)] + [failing(3, "odd", "rejected")]
     found = told([Ill("gong", "failing", 3, rows)])

@@ -350,6 +350,21 @@ async def test_a_mail_server_that_is_away_is_undelivered() -> None:
 # ── words ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize(
+    ("who", "command"),
+    [
+        (["acme"], "--workspace acme`"),
+        (["a; rm -rf ~"], "--workspace 'a; rm -rf ~'`"),
+        (["acme", "hooli"], "--workspace WORKSPACE`"),
+    ],
+)
+def test_the_message_of_one_connection_has_a_command_to_copy(who: list[str], command: str) -> None:
+    one = delivery("needs_reauth", *who, way_out="Connect it again: `syncd connect-link --workspace WORKSPACE`.")
+    message = message_of(one, "http://127.0.0.1")
+    assert command in message.facts["way_out"]
+    assert command in "\n".join(message.lines)
+
+
 def test_a_connection_that_was_purged_is_not_named() -> None:
     gone = Delivery(7, "webhook", 1, AT, delivery("recovered", "acme").notice, [])
     assert message_of(gone, "http://page").title == "Slack is read again"
