@@ -1,6 +1,7 @@
 """A long life in compressed time: one process, its clock moved from turn to turn, vendors that fail now and then.
 
-``SYNCD_CHAOS=100 pytest tests/chaos/test_soak.py`` lives a week with 200 workspaces; less is less of both.
+``SYNCD_CHAOS=100 pytest tests/chaos/test_soak.py`` lives a week with 200 workspaces, which takes hours; less is less of both.
+``SYNCD_SOAK_MINUTES=60`` puts an hour between two turns instead of a quarter, so that the same week has a fourth of the turns.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from tests.chaos.seeds import LENGTH, REPLAY, databases, dice
 from tests.chaos.test_random import fault
 
 WORKSPACES = min(2 * LENGTH, 200) or 1
-TURNS = min(max(7 * LENGTH, 24), 672) if LENGTH else 9
-STEP = timedelta(minutes=15) if LENGTH else timedelta(hours=4)
+STEP = timedelta(minutes=int(os.environ.get("SYNCD_SOAK_MINUTES", "15"))) if LENGTH else timedelta(hours=4)
+TURNS = min(max(7 * LENGTH, 24), timedelta(days=7) // STEP) if LENGTH else 9
 HISTORY = timedelta(days=1)  # the shortest that may be set
 FAULTY = 0.3  # this share of the turns
 MORE_MB = 24  # what a process may have grown by when it is warm: nothing but the allocator's slack
@@ -57,7 +58,7 @@ async def live(spot: Place, parts: Parts) -> list[Held]:
     """Turn by turn; answers what was held after each."""
     throw, rules, found = dice("soak"), spot.box.world.faults, []
     workspaces = list(spot.box.world.companies)
-    for _ in range(TURNS):
+    for turn in range(TURNS):
         spot.pass_time(STEP)
         rules.rules.clear()
         if throw.random() < FAULTY:
@@ -67,6 +68,7 @@ async def live(spot: Place, parts: Parts) -> list[Held]:
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("cycle ")))
         spot.box.world.ledger.clear()
         found.append(held(parts))
+        print(f"turn {turn + 1} of {TURNS}: {found[-1]}", flush=True)  # -s shows how far a long one is
     rules.rules.clear()
     return found
 
