@@ -77,7 +77,7 @@ async def main(spec: dict[str, Any]) -> dict[str, Any]:
             wal, used_s = await _wal(watch), cpu_s()
             for records in pages:
                 await parts.store.pages.checkpoint(
-                    Page(records=records), connection_id=connection, stream="messages", lease="bench", run_id=0,
+                    [("messages", Page(records=records))], connection_id=connection, lease="bench", run_id=0,
                     records=len(records), calls=1,
                 )  # fmt: skip
             steps[name] = {"cpu_s": cpu_s() - used_s, "wal_mb": (await _wal(watch) - wal) / 2**20}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from syncd.checkpoints import Checkpoints
+from syncd.checkpoints import Checkpoints, Whose
 from syncd.ends import say_end
 from syncd.errors import CursorExpired, LeaseLost, RateLimited, SealError, SourceError, StoreFailed, Transient
 from syncd.http import Link
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from syncd.policy import Verdict
     from syncd.renewal import Unsaved
     from syncd.slots import Slot
-    from syncd.source import Page, Stream
+    from syncd.source import Stream
     from syncd.store import Connection, Store
 
 log = structlog.get_logger(__name__)
@@ -116,7 +116,7 @@ class Runs:
                 error = Draining("the daemon stopped")
             try:
                 # Even a cut run tells its end and frees its lease.
-                await to_its_end(self._finish(plan, live, run_id, lease, error, errand))
+                error = await to_its_end(self._finish(plan, live, run_id, lease, error, errand))
             except asyncio.CancelledError as cut:
                 stopped = cut
             finally:
@@ -142,7 +142,7 @@ class Runs:
             if isinstance(raised, TimeoutError) and limit.expired():
                 late = RunTimedOut(f"no page within {plan.run_timeout} and {_OVERTIME_S:g} s")
                 return LeaseLost() if live.lost else late
-            return StoreFailed(words(raised)) if is_outage(raised) else raised
+            return _of_store(raised)
         finally:
             keeper.cancel()
         return None
@@ -154,7 +154,8 @@ class Runs:
         if not errand.regular:
             plan = replace(plan, options={**plan.options, "max_new_per_run": _ALL_DUE})
         link = live.link = self.link(plan, connection, credentials, lease=lease, live=live)
-        checkpoints = live.checkpoints = Checkpoints(self._store, live, run_id, lease, errand.streams)
+        whose = Whose(plan.source.name, run_id, lease, errand.streams)
+        checkpoints = live.checkpoints = Checkpoints(self._store, live, whose, self._metrics)
         learn(link, (await checkpoints.look(link.credential)).budgets)
         since = self.since(plan, connection, live.started_at, errand)
         ends = time.monotonic() + plan.run_timeout.total_seconds()
@@ -202,7 +203,9 @@ class Runs:
         since, count = await checkpoints.begin(stream, since), 0
         async with aclosing(stream.read(api, since)) as pages:  # type: ignore[type-var]  # streams are generators
             async for page in pages:
-                await self._checkpoint(plan, live, checkpoints, stream, page, since)
+                counts = not stream.completes
+                counted = sum(type(record) is plan.source.counts for record in page.records) if counts else 0
+                await checkpoints.add(stream, page, since.cursors, counted)
                 count += 1
                 if page.forget and not errand.regular:
                     continue  # that is how a backfill ends: cut here, it would begin anew
@@ -214,27 +217,16 @@ class Runs:
                     raise GaveWay("gave way to the connection's regular turn")
         return count
 
-    async def _checkpoint(
-        self, plan: Plan, live: Live, checkpoints: Checkpoints, stream: Stream, page: Page, since: Since
-    ) -> None:
-        counted = 0 if stream.completes else sum(type(record) is plan.source.counts for record in page.records)
-        counts = await checkpoints.store(stream, page, since.cursors, counted)
-        live.records += counted
-        live.counts += counts
-        live.reached = page.reached or live.reached
-        live.parts = (page.parts if stream.parts else None) or live.parts
-        self._metrics.stored(plan.source.name, counts)
-        log.debug(
-            "page.stored", stream=stream.name, records=len(page.records), added=counts.added, changed=counts.changed
-        )
-        secrets = live.link.secrets if live.link else ()
-        for note in page.notes:
-            log.warning("source.noted", stream=stream.name, note=redact(note, secrets))
-
     async def _finish(
         self, plan: Plan, live: Live, run_id: int, lease: str, error: BaseException | None, errand: Errand
-    ) -> None:
-        connection, checkpoints, now = live.connection, live.checkpoints, self._now()
+    ) -> BaseException | None:
+        """Store what still waits and how the run ended; answers what went wrong, by then."""
+        connection, checkpoints, waits = live.connection, live.checkpoints, None
+        try:
+            waits = await checkpoints.end() if checkpoints else None
+        except Exception as raised:  # noqa: BLE001 - the run's edge as well
+            error = _of_store(raised)
+        now = self._now()
         secrets = live.link.secrets if live.link else ()
         verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=connection.failures)
         if isinstance(error, RateLimited) and error.ours and not errand.regular:
@@ -259,7 +251,7 @@ class Runs:
             limited_by=(error.limit or None) if isinstance(error, RateLimited) else None,
             progress=progress,
             passed=live.whole and progress is not None,
-            waits=checkpoints.waits if checkpoints else None,
+            waits=waits,
             cursors=checkpoints.told() if checkpoints else None,
         )
         self._metrics.ended(plan.source.name, verdict.run_status, ended.error_kind)
@@ -270,10 +262,11 @@ class Runs:
         except Exception as lost:  # noqa: BLE001 - the run's edge as well
             # The run's row stays `running` and its lease runs out: whoever claims next tells it as interrupted.
             log.error("run.not_finished", error=words(lost))
-            return
+            return error
         if not mine:
             log.warning("lease.lost")
         say_end(live, ended, error)
+        return error
 
     async def keep_lease(
         self, connection_id: int, lease: str, *, live: Live | None = None, lost: Callable[[], None] = lambda: None
@@ -343,6 +336,11 @@ class Runs:
         self._metrics.called(source, method, outcome, seconds)
         if live and live.slot and outcome != Transient.kind:
             live.slot.answered()
+
+
+def _of_store(error: Exception) -> Exception:
+    """What went wrong as a run tells it: where the database is away, that is no defect."""
+    return StoreFailed(words(error)) if is_outage(error) else error
 
 
 def _begins_again(plan: Plan, live: Live, verdict: Verdict, now: datetime) -> datetime:

@@ -99,7 +99,7 @@ class Held(Protocol):
     async def select(
         self, kind: Kind, *members: str, between: tuple[datetime, datetime] | None = None, **equal: object
     ) -> Mapping[str, tuple[Any, ...]]:
-        """All records of a kind with these values in their columns, as `stored` answers them.
+        """All records of a kind with these values in their columns (a list: one of these), as `stored` answers them.
 
         ``between``: both ends are taken in; of a message's ``sent_at``, a meeting's ``started_at``. For narrow
         questions: a page's span, a thread. The answer is in memory.

@@ -85,32 +85,119 @@ async def test_what_is_resolved_and_in_no_backlog_makes_no_transaction(store: St
 # ── nothing is lost by it ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_of_pages_that_only_move_a_cursor_one_at_most_is_not_stored_yet(store: Store) -> None:
-    seen: list[dict[str, str]] = []
+async def stored_after_each(store: Store, *steps: Page) -> list[list[str]]:
+    """Of a run that yields these pages, the partitions whose cursor is stored after each."""
+    seen: list[list[str]] = []
 
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
-        for name in "abcd":
-            yield Page(partition=name, cursor=name)
-            seen.append(await held(store))
+        for page in steps:
+            yield page
+            seen.append(sorted(await held(store)))
 
     bench = Bench(store, source(read))
     await bench.connect("acme")
     await bench.cycle()
-    assert [sorted(one) for one in seen] == [[], ["a", "b"], ["a", "b"], ["a", "b", "c", "d"]]
+    return seen
 
 
-async def test_a_waiting_cursor_is_stored_with_the_next_page(store: Store) -> None:
-    seen: list[dict[str, str]] = []
+def page_of(rows: int, name: str, words: str = "hi") -> Page:
+    return Page(records=[message(f"{name}{row}", words) for row in range(rows)], partition=name, cursor="1")
+
+
+async def test_pages_wait_for_others_and_are_stored_in_one_transaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[int] = []
+    checkpoint = store.pages.checkpoint
+
+    async def counted(given: Sequence[tuple[str, Page]], **how: Any) -> Any:
+        stored.append(len(given))
+        return await checkpoint(given, **how)
+
+    monkeypatch.setattr(store.pages, "checkpoint", counted)
+    bench = Bench(store, source(pages(*(page_of(3, name) for name in "abcd"))))
+    await bench.connect("acme")
+    status = await bench.cycle()
+    assert (stored, status["added"], sorted(await held(store))) == ([4], 12, ["a", "b", "c", "d"])
+
+
+async def test_no_more_than_some_hundred_rows_wait(store: Store) -> None:
+    seen = await stored_after_each(store, page_of(100, "a"), page_of(100, "b"), page_of(100, "c"), page_of(1, "d"))
+    assert seen == [[], [], ["a", "b", "c"], ["a", "b", "c"]]
+
+
+async def test_no_more_text_waits_than_memory_can_bear(store: Store) -> None:
+    seen = await stored_after_each(store, page_of(1, "a", "x" * 200_000), page_of(1, "b", "x" * 60_000))
+    assert seen == [[], ["a", "b"]]
+
+
+async def test_a_page_waits_no_longer_than_some_seconds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("syncd.checkpoints._HELD_S", 0.0)
+    stored = asyncio.Event()
 
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
-        yield Page(partition="a", cursor="1")
-        yield Page(partition="b", cursor="1", records=[message("1")])
-        seen.append(await held(store))
+        yield page_of(1, "a")
+        while not await held(store):  # a vendor that does not answer
+            await asyncio.sleep(0)
+        stored.set()
 
     bench = Bench(store, source(read))
     await bench.connect("acme")
+    async with asyncio.timeout(10):
+        await bench.cycle()
+    assert stored.is_set()
+
+
+async def test_what_fails_while_a_page_is_stored_late_ends_the_run(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncd.checkpoints._HELD_S", 0.0)
+    failed = asyncio.Event()
+
+    async def fails(*_: Any, **__: Any) -> Any:
+        failed.set()
+        raise OSError(28, "No space left on device")
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        yield page_of(1, "a")
+        await failed.wait()
+        yield page_of(1, "b")
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    monkeypatch.setattr(store.pages, "checkpoint", fails)
     await bench.cycle()
-    assert seen == [{"a": "1", "b": "1"}]
+    (run,) = await bench.rows("runs")
+    assert (run.status, run.error_kind, await held(store)) == ("interrupted", "database", {})
+
+
+async def test_a_run_that_is_cut_stores_what_waits(store: Store) -> None:
+    begun = asyncio.Event()
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        yield page_of(2, "a")
+        begun.set()
+        await asyncio.Event().wait()
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    cycle = asyncio.create_task(bench.cycle())
+    await begun.wait()
+    cycle.cancel()
+    await asyncio.wait([cycle])
+    assert (sorted(await held(store)), (await bench.rows("runs"))[0].records) == (["a"], 2)
+
+
+async def test_a_run_that_lost_its_lease_stores_no_page_that_waits(store: Store) -> None:
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        yield page_of(2, "a")
+        async with store.database.write() as session:
+            await session.execute(update(connections).values(lease="theirs"))
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    status = await bench.cycle()
+    assert (await bench.rows("messages"), await held(store), status["added"]) == ([], {}, 0)
 
 
 async def test_the_later_of_two_cursors_of_a_partition_is_stored(store: Store) -> None:

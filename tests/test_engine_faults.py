@@ -205,9 +205,9 @@ async def test_a_database_that_fails_in_mid_run_is_not_the_connections_failure(s
     impatient(store)
 
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
-        yield Page(records=[message("1")], cursor="1")
+        yield Page(records=[message("1")], cursor="1", notes=["stored at once"])
         async with locked(store):
-            yield Page(records=[message("2")], cursor="2")
+            yield Page(records=[message("2")], cursor="2", notes=["stored at once"])
 
     bench = Bench(store, source(read), clock)
     await bench.connect("acme")
@@ -283,12 +283,12 @@ async def test_a_process_that_was_frozen_for_longer_than_its_lease_asks_no_vendo
     assert connection.failures == 0
 
 
-async def test_each_page_renews_the_lease(store: Store, freeze: Callable[[float], None]) -> None:
+async def test_where_the_lease_is_old_a_page_renews_it_at_once(store: Store, freeze: Callable[[float], None]) -> None:
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
         for _ in range(3):
             freeze(200)
             link.owned()
-            yield Page()
+            yield Page(records=[message("1")])
 
     bench = Bench(store, source(read))
     await bench.connect("acme")

@@ -101,7 +101,7 @@ async def test_outside_of_a_run_a_refresh_is_refused_once_the_credentials_change
 
 async def test_a_run_that_lost_its_lease_forgets_no_cursor(store: Store, clock: Clock) -> None:
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
-        yield Page(records=[message("1")], cursor="kept")
+        yield Page(records=[message("1")], cursor="kept", notes=["stored at once"])
         async with store.database.write() as session:
             await session.execute(update(connections).values(lease="another daemon's"))
         raise CursorExpired("404")
@@ -155,10 +155,10 @@ async def test_a_cut_cycle_tells_what_its_runs_did(store: Store, clock: Clock) -
     assert (cycle.status, cycle.added) == ("interrupted", 2)
 
 
-async def test_a_cut_between_claim_and_run_gives_the_connection_back(store: Store) -> None:
+async def test_a_cut_between_claim_and_run_gives_the_connections_back(store: Store) -> None:
     bench = Bench(store, source(pages(Page())))
-    await bench.connect("acme")
-    claim, claiming = store.connections.claim, asyncio.Event()
+    await bench.connect("acme", "globex")
+    claim, claiming = store.connections.claim_some, asyncio.Event()
 
     async def slow(*args: Any, **more: Any) -> Any:
         claimed = await claim(*args, **more)
@@ -166,14 +166,14 @@ async def test_a_cut_between_claim_and_run_gives_the_connection_back(store: Stor
         await asyncio.sleep(0.05)
         return claimed
 
-    store.connections.claim = slow  # type: ignore[method-assign]
+    store.connections.claim_some = slow  # type: ignore[method-assign]
     cycle = asyncio.create_task(bench.cycle())
     await claiming.wait()
     cycle.cancel()
     with pytest.raises(asyncio.CancelledError):
         await cycle
-    (connection,), (run,) = await bench.rows("connections"), await bench.rows("runs")
-    assert (connection.lease, run.status) == (None, "interrupted")
+    assert [one.lease for one in await bench.rows("connections")] == [None, None]
+    assert [run.status for run in await bench.rows("runs")] == ["interrupted", "interrupted"]
 
 
 async def test_a_failed_run_is_tried_again_a_quarter_of_an_hour_later_then_half_an_hour(

@@ -7,10 +7,11 @@ window was read to its end, in order and with nothing hidden.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from syncd.errors import CursorExpired, Misconfigured, Rejected, Transient
 from syncd.records import Deletion, Message
@@ -21,6 +22,7 @@ from syncd.sources.slack_threads import (
     changed_threads,
     is_whole,
     stored_page,
+    stored_replies,
     thread,
     threads_before,
 )
@@ -49,6 +51,9 @@ class Window:
     missing: tuple[str, ...] = ()
 
 
+_WINDOW = [one.name for one in fields(Window)]
+
+
 def _window(oldest: datetime, latest: datetime) -> Window:
     return Window(ts_of(oldest), ts_of(latest), ts_of(latest))
 
@@ -73,14 +78,15 @@ class Place:
     def of(cls, cursor: str) -> Place:
         if not cursor.startswith("{"):
             return cls(cursor)
-        held = json.loads(cursor)
+        held = orjson.loads(cursor)
         window = held["window"] and Window(**{**held["window"], "missing": tuple(held["window"]["missing"])})
         return cls(held["done"], window, held.get("tried", ""))
 
     def __str__(self) -> str:
         if self.window is None and not self.tried:
             return self.done
-        return json.dumps({**asdict(self), "window": self.window and asdict(self.window)})
+        window = self.window and {name: getattr(self.window, name) for name in _WINDOW}
+        return orjson.dumps({"done": self.done, "window": window, "tried": self.tried}).decode()
 
 
 def places(since: Since) -> dict[str, Place]:
@@ -165,10 +171,11 @@ async def sweep(api: Api, since: Since) -> AsyncIterator[Page]:
         wanted = place.window or _window(since.sweep_from(moment(place.done)), since.now)
         swept = wanted.latest
         border = ts_of((moment(swept) or since.now) - since.cycle_lookback)
-        for ts in await _threads_above(since, channel, border, wanted.lowest):
-            if f"{channel}:{ts}" in api.threads:
-                continue
-            async for page in thread(api, since, channel, ts):
+        above = await _threads_above(since, channel, border, wanted.lowest)
+        left = [f"{channel}:{ts}" for ts in above if f"{channel}:{ts}" not in api.threads]
+        async for key, replies in stored_replies(since, left):
+            ts = key.partition(":")[2]
+            async for page in thread(api, since, channel, ts, replies=replies):
                 yield page
             wanted = replace(wanted, lowest=ts)
             yield Page(partition=channel, cursor=str(Place(place.done, wanted)))
@@ -247,11 +254,11 @@ async def window(
         plain = not threads and not older
         if rest or plain:
             yield stored_page(channel, rest, closing if plain else Page())
-        for parent in sorted(threads, key=lambda raw: str(raw["ts"]), reverse=True):
-            read = replace(place, window=replace(under_way, lowest=parent["ts"]))
-            async for page in thread(
-                api, since, channel, parent["ts"], parent, given, Page(partition=end.partition, cursor=str(read))
-            ):
+        parents = {f"{channel}:{raw['ts']}": raw for raw in sorted(threads, key=_ts, reverse=True)}
+        async for key, replies in stored_replies(since, list(parents)):
+            ts = parents[key]["ts"]
+            read = Page(partition=end.partition, cursor=str(replace(place, window=replace(under_way, lowest=ts))))
+            async for page in thread(api, since, channel, ts, parents[key], given, read, replies):
                 yield page
         for ts in older:
             async for page in thread(api, since, channel, ts, given=given):
@@ -309,6 +316,10 @@ async def _gone(since: Since, channel: str, missing: set[str]) -> list[Deletion]
 def _is_reply(key: str, raw: tuple[Any, ...]) -> bool:
     _, thread_ts = raw
     return bool(thread_ts) and not key.endswith(f":{thread_ts}")
+
+
+def _ts(raw: Json) -> str:
+    return str(raw["ts"])
 
 
 def _at(ts: str) -> datetime:

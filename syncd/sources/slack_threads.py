@@ -19,22 +19,23 @@ from syncd.sources.slack_records import is_broadcast, is_gone, message, moment
 from syncd.sources.slack_text import Json, text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
     from syncd.source import Since
     from syncd.sources.slack_api import Api
 
 _SOONEST, _LATEST = timedelta(hours=1), timedelta(hours=23)  # a little less than a day: cycles come each 15 minutes
+_AT_ONCE = 20  # threads whose stored replies are looked up at once
 _RARER = 8  # a thread that was quiet for so many hours is asked again after one
 
 
 async def threads(api: Api, since: Since) -> AsyncIterator[Page]:
     """The watched threads whose time has come."""
-    for key in since.watched:
+    async for key, replies in stored_replies(since, since.watched):
         channel, _, ts = key.partition(":")
         if channel in api.channels:
             if key not in api.threads:  # else read in this run, by its parent's counters
-                async for page in thread(api, since, channel, ts):
+                async for page in thread(api, since, channel, ts, replies=replies):
                     yield page
             continue
         held = await since.held.select(Message, thread_id=key)  # not selected or not visible now: it may be again
@@ -86,6 +87,20 @@ async def threads_before(since: Since, channel: str, messages: Iterable[Json], o
     return [ts for ts, newest in latest.items() if stored.get(ts, "") < newest]
 
 
+async def stored_replies(since: Since, threads: Sequence[str]) -> AsyncIterator[tuple[str, set[str]]]:
+    """Each of these threads with the ids of its stored replies, looked up for some at once."""
+    for at in range(0, len(threads), _AT_ONCE):
+        some = threads[at : at + _AT_ONCE]
+        found: dict[str, set[str]] = {key: set() for key in some}
+        held = await since.held.select(Message, "thread_ts", thread_id=list(some))
+        for one, (thread_ts,) in held.items():
+            key = f"{one.partition(':')[0]}:{thread_ts}"
+            if one != key and key in found:
+                found[key].add(one)
+        for key in some:
+            yield key, found[key]
+
+
 async def thread(
     api: Api,
     since: Since,
@@ -94,12 +109,13 @@ async def thread(
     parent: Json | None = None,
     given: tuple[str, str] = ("", ""),
     end: Page | None = None,
+    replies: Collection[str] | None = None,
 ) -> AsyncIterator[Page]:
     """A thread's replies, the last page with the parent, ``end``, the deletions and the watch.
 
     ``parent``: history's copy; None: the thread's own. Stored, it proves that the thread was read: it comes last.
-    ``given``: the window in which history gave the broadcast replies already. A thread that is refused waits in the
-    backlog of ``messages``.
+    ``given``: the window in which history gave the broadcast replies already. ``replies``: the ids of those that are
+    stored; None: not looked up yet. A thread that is refused waits in the backlog of ``messages``.
     """
     key, end = f"{channel}:{ts}", end or Page()
     api.threads.add(key)
@@ -108,15 +124,14 @@ async def thread(
         async for rows, last, answer in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
             shown, whole = shown | {raw["ts"] for raw in rows}, whole and is_whole(rows, answer)
             own = own or next((raw for raw in rows if raw["ts"] == ts), None)
-            replies = [raw for raw in rows if raw["ts"] != ts]
-            replies = [raw for raw in replies if not is_broadcast(raw) or not given[0] <= raw["ts"] <= given[1]]
+            said = [raw for raw in rows if raw["ts"] != ts]
+            said = [raw for raw in said if not is_broadcast(raw) or not given[0] <= raw["ts"] <= given[1]]
             if not last:
-                yield stored_page(channel, replies, Page())
+                yield stored_page(channel, said, Page())
                 continue
-            gone = await _missing(since, key, shown, own) if whole else []
+            gone = await _missing(since, key, shown, own, replies) if whole else []
             closing = _watching(api, since, key, max(shown - {ts}, default=ts), ts, end)
-            closing = replace(closing, deletions=[*closing.deletions, *gone])
-            yield stored_page(channel, [*replies, *([own] if own else [])], closing)
+            yield stored_page(channel, [*said, *([own] if own else [])], closing, gone)
     except Rejected as error:
         known = [parent] if parent else []
         if "thread_not_found" not in error.message:
@@ -135,13 +150,15 @@ def is_whole(rows: list[Json], answer: Json) -> bool:
     return isinstance(given, list) and len(given) == len([raw for raw in rows if moment(raw["ts"])])
 
 
-async def _missing(since: Since, key: str, shown: set[str], own: Json | None) -> list[Deletion]:
+async def _missing(
+    since: Since, key: str, shown: set[str], own: Json | None, replies: Collection[str] | None
+) -> list[Deletion]:
     """The stored replies that a thread read to its end no longer has; none where Slack counts more than it gave."""
     channel, _, ts = key.partition(":")
     count = own.get("reply_count") if own else None
     if isinstance(count, int) and count > len(shown - {ts}):
         return []
-    held = await since.held.select(Message, thread_id=key)
+    held = await since.held.select(Message, thread_id=key) if replies is None else replies
     return [Deletion(Message, one) for one in held if one != key and one.removeprefix(f"{channel}:") not in shown]
 
 
@@ -171,9 +188,12 @@ def _watching(api: Api, since: Since, key: str, last: str, ts: str, end: Page) -
     return replace(end, watches=[Watch(key, max(after, began + since.sweep_lookback - since.now), "threads")])
 
 
-def stored_page(channel: str, messages: Iterable[Json], end: Page) -> Page:
-    """``end`` with the messages: a tombstone deletes, and does not overwrite what was said."""
-    rows = list(messages)
-    kept = [message(channel, raw) for raw in rows if not is_gone(raw)]
-    gone = [Deletion(Message, f"{channel}:{raw['ts']}") for raw in rows if is_gone(raw)]
-    return replace(end, records=kept, deletions=[*end.deletions, *gone])
+def stored_page(channel: str, messages: Iterable[Json], end: Page, gone: Sequence[Deletion] = ()) -> Page:
+    """``end`` with the messages and what is ``gone``: a tombstone deletes, and does not overwrite what was said."""
+    records, deletions = [], [*end.deletions, *gone]
+    for raw in messages:
+        if is_gone(raw):
+            deletions.append(Deletion(Message, f"{channel}:{raw['ts']}"))
+        else:
+            records.append(message(channel, raw))
+    return replace(end, records=records, deletions=deletions)

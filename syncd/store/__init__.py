@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from syncd.store.alerts import Alerts
 from syncd.store.budgets import Budgets
 from syncd.store.connections import LEASE, Connection, Connections, Line
+from syncd.store.counts import Counts
 from syncd.store.cycles import Cycles, Ended
 from syncd.store.database import Database, SchemaError
 from syncd.store.due import Due, Standing
@@ -14,7 +15,7 @@ from syncd.store.health import Health
 from syncd.store.known import Known
 from syncd.store.looks import Looks
 from syncd.store.outbox import Delivery, Outbox
-from syncd.store.pages import Counts, Move, Pages
+from syncd.store.pages import Move, Pages
 from syncd.store.purges import Holding, Purges, Which
 from syncd.store.renewals import Renewals
 from syncd.store.seals import Rotation, Seals

@@ -53,6 +53,8 @@ class Dumped(str):
 
 def clean(text: str) -> str:
     """``text`` without what PostgreSQL refuses: NUL, lone surrogates."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 

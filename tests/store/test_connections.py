@@ -121,9 +121,8 @@ async def _with_a_message(store: Store) -> None:
     connection, run_id = claimed
     record = Message(external_id="C1:1.0", conversation_id="C1", raw={"a": 1}, text="hello")
     await store.pages.checkpoint(
-        Page(records=[record], cursor="c"),
+        [("messages", Page(records=[record], cursor="c"))],
         connection_id=1,
-        stream="messages",
         lease="l",
         run_id=run_id,
         records=1,

@@ -105,7 +105,7 @@ async def test_an_upgrade_watches_the_slack_threads_that_are_stored_already(data
         page = Page(records=[message("C1:2", thread_id="C1:1"), message("C1:3", thread_id="C1:1"), message("C1:4")])
         connection, run = claimed
         await store.pages.checkpoint(
-            page, connection_id=connection.id, stream="x", lease=source, run_id=run, records=0, calls=0
+            [("x", page)], connection_id=connection.id, lease=source, run_id=run, records=0, calls=0
         )
     for step in (command.downgrade, command.upgrade):
         async with database.engine.execution_options(syncd_writes=True).begin() as db:

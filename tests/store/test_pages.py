@@ -24,7 +24,7 @@ class Held:
 
     async def put(self, page: Page, *, lease: str = "lease", stream: str = "messages") -> Counts:
         return await self.store.pages.checkpoint(
-            page, connection_id=self.connection_id, stream=stream, lease=lease, run_id=self.run_id, records=0, calls=0
+            [(stream, page)], connection_id=self.connection_id, lease=lease, run_id=self.run_id, records=0, calls=0
         )
 
     async def messages(self) -> list[dict[str, Any]]:

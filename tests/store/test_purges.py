@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.util import await_only
 
 from syncd.credentials import Vault, generate_key
 from syncd.errors import LeaseLost
 from syncd.source import Page
 from syncd.store import Database, Line, Store, Which, purges
-from syncd.tables import connections, metadata
+from syncd.tables import connections, messages, metadata
 from tests.conftest import Clock
 from tests.scripted import message
 
@@ -159,9 +158,8 @@ async def test_the_sums_of_past_cycles_stay(store: Store, clock: Clock) -> None:
 
 async def _stored(store: Store, name: str) -> None:
     await store.pages.checkpoint(
-        Page(records=[message(name)], cursor="c"),
+        [("messages", Page(records=[message(name)], cursor="c"))],
         connection_id=1,
-        stream="messages",
         lease="l",
         run_id=1,
         records=1,
@@ -171,26 +169,19 @@ async def _stored(store: Store, name: str) -> None:
 
 @pytest.mark.parametrize("purged", [True, False])
 async def test_a_page_that_is_being_stored_is_not_left_behind(postgres_url: str, clock: Clock, purged: bool) -> None:
-    """On PostgreSQL both are under way at once: the page has its lease and its rows, and has not committed."""
+    """On PostgreSQL both are under way at once: the page has its lease, and waits for another's lock on its row."""
     one, two = Store(Database(postgres_url), clock), Store(Database(postgres_url), clock)
     await one.connections.put([line("acme")], VAULT.seal)
     await one.connections.hold(1, "l")
-    upsert, asked, go_on = one.pages._upsert, asyncio.Event(), asyncio.Event()
-
-    def slowly(*arguments: Any) -> Any:
-        counts = upsert(*arguments)
-        asked.set()
-        await_only(go_on.wait())
-        return counts
-
-    one.pages._upsert = slowly  # type: ignore[method-assign]
-    storing = asyncio.create_task(_stored(one, "a"))
-    async with asyncio.timeout(10):
-        await asked.wait()
-    removing = two.purges.purge(Which(only=1), by="me") if purged else two.connections.remove(1)
-    erasing: asyncio.Task[Any] = asyncio.create_task(removing)  # type: ignore[arg-type]
-    await _blocked(two)
-    go_on.set()
+    async with two.database.engine.connect() as other:
+        row = {column.name: _value(column, 1, clock) for column in messages.c}
+        await other.execute(insert(messages).values(row | {"external_id": "a"}))
+        storing = asyncio.create_task(_stored(one, "a"))
+        await _blocked(two, 1)
+        removing = two.purges.purge(Which(only=1), by="me") if purged else two.connections.remove(1)
+        erasing: asyncio.Task[Any] = asyncio.create_task(removing)
+        await _blocked(two, 2)
+        await other.rollback()
     await asyncio.gather(storing, erasing)
     with pytest.raises(LeaseLost):
         await _stored(two, "b")
@@ -200,12 +191,12 @@ async def test_a_page_that_is_being_stored_is_not_left_behind(postgres_url: str,
     await two.database.close()
 
 
-async def _blocked(store: Store) -> None:
-    """Until a transaction waits for another's lock."""
+async def _blocked(store: Store, number: int) -> None:
+    """Until so many transactions wait for another's lock."""
     query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     waiting: Sequence[Any] = []
     async with asyncio.timeout(10):
-        while not waiting:
+        while len(waiting) < number:
             async with store.database.read() as session:
                 waiting = (await session.execute(text(query))).all()
 

@@ -1,0 +1,96 @@
+"""What a stream is told of records that wait to be stored: the same as when they are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from syncd.ahead import Ahead
+from syncd.http import Link
+from syncd.records import Deletion, Meeting, Message
+from syncd.source import Held, Page, Since
+from syncd.store import Store
+from tests.scripted import Bench, source
+
+AT = datetime(2026, 1, 5, 12, tzinfo=UTC)
+
+
+def said(name: str, thread: str | None = None, minutes: float = 0, **raw: Any) -> Message:
+    sent_at = AT + timedelta(minutes=minutes)
+    return Message(external_id=name, conversation_id="C", thread_id=thread, sent_at=sent_at, raw={"id": name, **raw})
+
+
+BEFORE = [said("old", "T", a=1), said("edited", "T", a=1), said("moved", "T"), said("gone", "T", minutes=1)]
+STEPS = [
+    Page(records=[said("new", "T", a=[1, None]), said("edited", "T", a=2), said("else", "U"), said("late", "T", 90)]),
+    Page(records=[said("moved", None, a=3), said("twice", "T", a=1)]),
+    Page(records=[said("twice", "U", a=2)], deletions=[Deletion(Message, "gone"), Deletion(Message, "unknown")]),
+]
+QUESTIONS: dict[str, Callable[[Held], Any]] = {
+    "ids": lambda held: held.stored(Message, ["old", "new", "edited", "gone", "unknown", "nobody"], "a"),
+    "all of them": lambda held: held.stored(Message, ["old", "new"], "*"),
+    "no member": lambda held: held.stored(Message, ["new", "gone"]),
+    "a thread": lambda held: held.select(Message, "a", thread_id="T"),
+    "some threads": lambda held: held.select(Message, "id", "a", thread_id=["T", "U"]),
+    "a span": lambda held: held.select(Message, between=(AT, AT + timedelta(minutes=1))),
+    "a span of a thread": lambda held: held.select(Message, thread_id="T", between=(AT, AT + timedelta(hours=2))),
+    "another kind": lambda held: held.select(Meeting),
+}
+
+
+async def asked(store: Store, question: Callable[[Held], Any], workspace: str, *, at_once: bool) -> Any:
+    """What a stream is answered after it yielded these pages: while they wait, or each stored at once."""
+    answers: list[Any] = []
+
+    async def first(link: Link, since: Since) -> AsyncIterator[Page]:
+        yield Page(records=BEFORE, notes=["stored at once"])
+
+    async def then(link: Link, since: Since) -> AsyncIterator[Page]:
+        for page in STEPS:
+            yield replace(page, notes=["stored at once"]) if at_once else page
+        answers.append(dict(await question(since.held)))
+
+    bench = Bench(store, source(first, then))
+    await bench.connect(workspace)
+    assert (await bench.cycle(workspace=workspace))["successful_workspaces"] == 1
+    return answers[0]
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=list(QUESTIONS))
+async def test_what_waits_is_answered_as_if_it_were_stored(store: Store, question: Callable[[Held], Any]) -> None:
+    waiting = await asked(store, question, "acme", at_once=False)
+    assert waiting == await asked(store, question, "globex", at_once=True)
+
+
+async def test_a_question_for_all_ids_stores_what_waits_first(store: Store) -> None:
+    async def all_ids(held: Held) -> dict[str, bool]:
+        return {one: True async for batch in held.ids(Message) for one in batch}
+
+    assert sorted(await asked(store, all_ids, "acme", at_once=False)) == sorted(
+        {"old", "new", "edited", "else", "late", "moved", "twice"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Page(records=[said("1")]), Page(deletions=[Deletion(Message, "1")])),
+        (Page(deletions=[Deletion(Message, "1")]), Page(records=[said("1")])),
+        (Page(deletions=[Deletion(Message, "1")]), Page(deletions=[Deletion(Message, "1")])),
+    ],
+    ids=["read and deleted", "deleted and read", "deleted twice"],
+)
+def test_pages_whose_order_matters_are_not_stored_in_one_step(first: Page, second: Page) -> None:
+    ahead = Ahead(None, None)  # type: ignore[arg-type]  # it asks neither
+    ahead.take(first)
+    assert not ahead.fits(second)
+
+
+def test_the_later_of_two_copies_of_a_record_fits() -> None:
+    ahead = Ahead(None, None)  # type: ignore[arg-type]  # it asks neither
+    ahead.take(Page(records=[said("1", a=1)]))
+    assert ahead.fits(Page(records=[said("1", a=2)]))
