@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import backoff
-import httpx
 import structlog
 
 from syncd.errors import AuthError, Misconfigured, RateLimited, Rejected, SourceError, Transient
@@ -37,9 +36,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 60.0  # how long one call may wait and retry on the spot, in all
 ATTEMPT_S = 120.0  # one attempt, headers and body together
-_BROKEN = (
-    aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, httpx.NetworkError, httpx.RemoteProtocolError, OSError,
-)  # fmt: skip
+_BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)
 RENEW_EARLY = timedelta(minutes=2)
 _LAST_WORD_S = 5.0  # so long a run that is cut waits for new tokens: less than a draining daemon waits for its runs
 
@@ -114,31 +111,17 @@ class Link:
                 await self.access_token()  # now: between its turn and the call itself nothing may take time
             await self.buckets.acquire(self.credential, drawn, self.rates, patience.left_s(), patience.paced)
             spent = self.credentials.get("access_token")
-            async with patience.answering():
-                return await self._attempt(method, attempt, drawn, patience)
+            return await patience.answered(self._attempt(method, attempt, drawn, patience))
 
-        async def before_retry(details: Mapping[str, Any]) -> None:
-            told = {"method": method, "tries": details["tries"], "wait_s": details["wait"]}
-            log.debug("call.retried", **told, error=str(details["exception"]))
-            await patience.before_retry(details)
-
-        retrying = backoff.on_exception(
-            patience.waits,
-            (Transient, RateLimited),
-            giveup=patience.gives_up,
-            jitter=None,  # its jitters would cut Retry-After short; ours only adds
-            on_backoff=before_retry,
-            logger=None,
-        )(once)
         for _ in range(2):
             try:
-                return await retrying()
+                return await _patiently(method, once, patience)
             except AuthError as error:
                 if not renews or self.refresh is None or error is self._refused:
                     raise
                 if await self._renew(spent):
                     break  # else another process had renewed it: theirs may be refused as well
-        return await retrying()
+        return await _patiently(method, once, patience)
 
     async def access_token(self) -> str:
         """The access token, refreshed first when it is missing or about to expire. Raises `SourceError`."""
@@ -225,7 +208,7 @@ class Link:
             if isinstance(error, RateLimited):
                 self._later(error, drawn, patience)
             raise
-        except (aiohttp.ClientError, httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             outcome = Transient.kind
             # `from None`: the original may hold the request with its Authorization header.
             raise Transient(f"{method}: {_network_words(error)}") from None
@@ -241,11 +224,42 @@ class Link:
         error.limit = self.buckets.refused(*whose, self.low_rates, self.low_for_s, error.retry_after_s)
 
 
+async def _patiently(method: str, once: Callable[[], Awaitable[T]], patience: Patience) -> T:
+    """``once``, again while it fails in passing and patience lasts. What retries is made only where it is wanted."""
+    failed: SourceError | None
+    try:
+        return await once()
+    except (Transient, RateLimited) as error:
+        failed = error
+
+    async def again() -> T:
+        nonlocal failed
+        first, failed = failed, None
+        if first is not None:
+            raise first  # for backoff to see
+        return await once()
+
+    async def before_retry(details: Mapping[str, Any]) -> None:
+        told = {"method": method, "tries": details["tries"], "wait_s": details["wait"]}
+        log.debug("call.retried", **told, error=str(details["exception"]))
+        await patience.before_retry(details)
+
+    retrying = backoff.on_exception(
+        patience.waits,
+        (Transient, RateLimited),
+        giveup=patience.gives_up,
+        jitter=None,  # its jitters would cut Retry-After short; ours only adds
+        on_backoff=before_retry,
+        logger=None,
+    )(again)
+    return await retrying()
+
+
 def _network_words(error: Exception) -> str:
     """A network fault in words. Only the classes whose text is a host and a reason speak for themselves."""
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
+    if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError | httpx.ConnectError):
+    if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot connect: {error}"
     if isinstance(error, _BROKEN):
         return "the connection broke off"

@@ -1,4 +1,4 @@
-"""The process's two HTTP clients, and what comes back through them: bounded, unpacked, read as JSON.
+"""The process's HTTP client, and what comes back through it: bounded, unpacked, read as JSON.
 
 A vendor, or whatever answers in its place, may send any number of bytes at any depth: no more than `BODY_LIMIT` bytes
 of an answer are ever held, after decompression, and JSON deeper than `DEEPEST` is refused before anything walks it.
@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import json
 import zlib
+from base64 import b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import aiohttp
-import httpx
 import orjson
 
 from syncd.errors import Misconfigured, RateLimited, SourceError, Transient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-    from types import SimpleNamespace
+
+    from aiohttp.client_middlewares import ClientHandlerType
 
 BODY_LIMIT = 64 * 1024 * 1024  # bytes of one answer; the largest good one is a mail thread of 100 long messages
 DEEPEST = 200  # levels of JSON; what is stored as raw may have 254
 _GZIP_OR_ZLIB, _GZIP = 47, b"\x1f\x8b"  # how zlib is told to find out which; how a packed file begins
 _PIECE = 2**18  # bytes that are unpacked at once
+_ORJSON_DEEPEST = 254  # levels that orjson writes
+_PROBED = 2**20  # bytes of an answer whose depth orjson may tell by writing it once more
+_REDIRECTS = {301, 302, 303, 307, 308}
 _LONGEST_WAIT_S = 366 * 86400.0
 _PACKED = {"Accept-Encoding": "gzip"}  # of those that may be asked for, the one that `_bounded` unpacks
 
@@ -64,10 +69,17 @@ class Answer:
         if self.status >= 500 or self.status == 408:
             return Transient(f"HTTP {self.status}")
         if 300 <= self.status < 400:
-            target = httpx.URL(self.headers.get("location", "")).host or "nowhere"
+            target = _host(self.headers.get("location", "")) or "nowhere"
             return Misconfigured(
                 f"redirected to {target}", hint=f"wrong base_url: the vendor sends this account to {target}"
             )
+        return None
+
+
+def _host(location: str) -> str | None:
+    try:
+        return urlsplit(location).hostname
+    except ValueError:
         return None
 
 
@@ -90,18 +102,16 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 class Net:
-    """The process's two HTTP clients, shared by every run: aiohttp (slack_sdk, Gmail) and httpx (Gong, Fathom).
+    """The process's HTTP client, shared by every run. slack_sdk borrows its session.
 
-    Neither bounds the number of connections: as many runs as there are slots call at once, and a pool that is full
-    of hanging calls would make all the others wait.
+    It does not bound the number of connections: as many runs as there are slots call at once, and a pool that is full
+    of hanging calls would make all the others wait. (httpx takes three to seven times the CPU of a call, and more with
+    each that is under way.)
     """
 
     aiohttp: aiohttp.ClientSession
-    httpx: httpx.AsyncClient
 
     async def __aenter__(self) -> Self:
-        redirects = aiohttp.TraceConfig()
-        redirects.on_request_redirect.append(_refuse_redirect)
         self.aiohttp = aiohttp.ClientSession(
             # No total timeout: it would count the wait for a free connection. `Link.call` bounds an attempt.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
@@ -109,38 +119,52 @@ class Net:
             response_class=_BoundedResponse,
             auto_decompress=False,
             headers=_PACKED,
-            trust_env=True,
-            # No cookies: both clients serve every workspace, and one's cookie would go out with the next one's call.
+            # Where the environment names no proxy, it would look for one, and for a netrc, in threads for each call.
+            trust_env=not {"http", "https"}.isdisjoint(getproxies()),
+            # No cookies: it serves every workspace, and one's cookie would go out with the next one's call.
             cookie_jar=aiohttp.DummyCookieJar(),
-            trace_configs=[redirects],
+            middlewares=[_refuse_redirect],
         )
         # It would send a GET again by itself when a kept connection turns out to be closed: a call that no budget saw.
         self.aiohttp._retry_connection = False  # noqa: SLF001 - there is no other way to say so
-        self.httpx = httpx.AsyncClient(
-            timeout=httpx.Timeout(60, connect=10, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            headers=_PACKED,
-            follow_redirects=False,  # across hosts the credentials would be dropped and look revoked
-        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aiohttp.close()
-        await self.httpx.aclose()
 
-    async def ask(self, method: str, url: str, **request: Any) -> Answer:
-        """One request through httpx (``params``, ``headers``, ``json``, ``data``, ``auth`` as there)."""
-        async with self.httpx.stream(method, url, **request) as response:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            body = await _bounded(response.aiter_raw(), headers.get("content-encoding", ""))
-            return Answer(response.status_code, headers, body)
+    async def ask(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        auth: tuple[str, str] | None = None,
+        **body: Any,
+    ) -> Answer:
+        """One request, never following a redirect.
 
-    async def ask_aiohttp(self, method: str, url: str, **request: Any) -> Answer:
-        """One request through aiohttp (arguments as there), never following a redirect."""
-        async with self.aiohttp.request(method, url, allow_redirects=False, **request) as response:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, headers, await response.read())
+        ``params``: for the query, a value or a sequence of them by name. ``auth``: name and password, for HTTP Basic.
+        ``body``: ``json`` or ``data``, as aiohttp has them. Raises `Misconfigured` where a header cannot be sent.
+        """
+        sent = dict(headers or ())
+        if auth is not None:
+            sent["Authorization"] = "Basic " + b64encode(":".join(auth).encode()).decode()
+        if any(not text.isprintable() for text in sent.values()):
+            raise Misconfigured("the credentials hold a character that cannot be sent", hint="copy them again")
+        async with self.aiohttp.request(
+            method, url, params=_query(params), headers=sent, allow_redirects=False, middlewares=(), **body
+        ) as response:
+            named = {name.lower(): value for name, value in response.headers.items()}
+            return Answer(response.status, named, await response.read())
+
+
+def _query(params: Mapping[str, Any] | None) -> list[tuple[str, str]] | None:
+    """Each name once for each of its values."""
+    if not params:
+        return None
+    several = ((name, value if isinstance(value, list | tuple) else (value,)) for name, value in params.items())
+    return [(name, str(one)) for name, values in several for one in values]
 
 
 class _BoundedResponse(aiohttp.ClientResponse):
@@ -160,10 +184,13 @@ class _BoundedResponse(aiohttp.ClientResponse):
         return await super().json(**{**how, "loads": _loads})
 
 
-async def _refuse_redirect(_: object, __: SimpleNamespace, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+async def _refuse_redirect(request: aiohttp.ClientRequest, send: ClientHandlerType) -> aiohttp.ClientResponse:
     """slack_sdk would follow it, and ask another host in the workspace's name."""
-    redirect.response.close()
-    fault = Answer(redirect.response.status, {"location": redirect.response.headers.get("Location", "")}, b"")
+    response = await send(request)
+    if response.status not in _REDIRECTS:
+        return response
+    response.close()
+    fault = Answer(response.status, {"location": response.headers.get("Location", "")}, b"")
     raise fault.passing_fault() or Transient(f"HTTP {fault.status}")
 
 
@@ -222,14 +249,32 @@ def _loads(body: bytes | str) -> Any:
             value = json.loads(body)  # takes what orjson refuses though it is JSON: a lone surrogate, a huge integer
         except RecursionError:
             raise _too_deep() from None
+    if (len(body) > _PROBED or not _can_be_written(value)) and _is_too_deep(value):
+        raise _too_deep()
+    return value
+
+
+def _can_be_written(value: Any) -> bool:
+    """Whether orjson writes it with so many levels around it that one too many inside is too many for it.
+
+    A walk in Python takes as long as the call itself; this is one in C. It refuses other things as well.
+    """
+    for _ in range(_ORJSON_DEEPEST - DEEPEST):
+        value = [value]
+    try:
+        orjson.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_too_deep(value: Any) -> bool:
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(DEEPEST):
         if not level:
-            return value
+            return False
         level = [part for holder in level for part in _parts(holder) if type(part) is dict or type(part) is list]
-    if level:
-        raise _too_deep()
-    return value
+    return bool(level)
 
 
 def _parts(holder: dict[str, Any] | list[Any]) -> Iterable[Any]:

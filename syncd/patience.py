@@ -6,12 +6,14 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from syncd.errors import RateLimited
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+
+T = TypeVar("T")
 
 LONG_S = (
     5.0  # a wait for more than this is told, and the slot is given to others; so it is while an answer takes longer
@@ -105,16 +107,14 @@ class Patience:
         self._on_waited(error.kind, limit, details["wait"])
         await self.leave(limit, details["wait"])
 
-    @asynccontextmanager
-    async def answering(self) -> AsyncIterator[None]:
-        """Around an attempt: while it takes long, the slot is others'."""
+    async def answered(self, attempt: Awaitable[T]) -> T:
+        """Its answer. While that takes long, the slot is others'."""
         self._paced = True
         if self._slot is None:
-            yield
-            return
+            return await attempt
         lending = asyncio.get_running_loop().call_later(LONG_S, self._slot.lend)
         try:
-            yield
+            answer = await attempt
         except Exception:
             lending.cancel()
             await self._regained()
@@ -122,6 +122,7 @@ class Patience:
         finally:
             lending.cancel()
         await self._regained()
+        return answer
 
     async def _regained(self) -> None:
         began = time.monotonic()

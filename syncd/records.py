@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+_HOLDERS = (dict, list)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
@@ -114,7 +116,11 @@ class Deletion:
 def without(value: Any, volatile: frozenset[str]) -> Any:
     """A copy of JSON ``value`` with every object key in ``volatile`` left out, at any depth."""
     if isinstance(value, dict):
-        return {key: without(part, volatile) for key, part in value.items() if key not in volatile}
+        return {
+            key: without(part, volatile) if isinstance(part, _HOLDERS) else part
+            for key, part in value.items()
+            if key not in volatile
+        }
     if isinstance(value, list):
-        return [without(part, volatile) for part in value]
+        return [without(part, volatile) if isinstance(part, _HOLDERS) else part for part in value]
     return value

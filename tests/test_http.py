@@ -248,13 +248,11 @@ async def test_a_body_cut_short_is_transient(serve: Serve) -> None:
         await fixture.ask(fixture.link(patience_s=0.0))
 
 
-@pytest.mark.parametrize("client", ["httpx", "aiohttp"])
-async def test_an_answer_without_end_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch, client: str) -> None:
+async def test_an_answer_without_end_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncd.net.BODY_LIMIT", 1000)
     fixture = await serve(failing(1, lambda: web.Response(body=b"x" * 5000)))
-    ask = fixture.net.ask if client == "httpx" else fixture.net.ask_aiohttp
     with pytest.raises(Transient, match="cut off"):
-        await ask("GET", fixture.base)
+        await fixture.net.ask("GET", fixture.base)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b'{"a":'])
@@ -282,8 +280,7 @@ def test_retry_after_as_a_date() -> None:
     assert 55 < found <= 60
 
 
-@pytest.mark.parametrize("client", ["httpx", "aiohttp"])
-async def test_no_cookie_of_one_workspace_goes_out_with_anothers_call(serve: Serve, client: str) -> None:
+async def test_no_cookie_of_one_workspace_goes_out_with_anothers_call(serve: Serve) -> None:
     seen: list[str] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -293,9 +290,10 @@ async def test_no_cookie_of_one_workspace_goes_out_with_anothers_call(serve: Ser
         return response
 
     fixture = await serve(handler)
-    ask = fixture.net.ask if client == "httpx" else fixture.net.ask_aiohttp
     for _ in range(2):
-        await ask("GET", fixture.base.replace("127.0.0.1", "localhost"))  # a bare address is given no cookies anyway
+        await fixture.net.ask(
+            "GET", fixture.base.replace("127.0.0.1", "localhost")
+        )  # a bare address is given no cookies anyway
     assert seen == ["", ""]
 
 

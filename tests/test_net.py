@@ -23,11 +23,11 @@ from syncd.sandbox.faults import Fault
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Ask = Callable[[], Awaitable[Answer | Any]]
-CLIENTS = ["httpx", "aiohttp", "slack_sdk"]
+CLIENTS = ["net", "slack_sdk"]
 
 
 class Here:
-    """A server with one handler, asked through one of the three ways out."""
+    """A server with one handler, asked through one of the two ways out."""
 
     def __init__(self, net: Net, client: str, base: str) -> None:
         self.net, self.client, self.base = net, client, base
@@ -36,9 +36,9 @@ class Here:
         """The answer's JSON."""
         if self.client == "slack_sdk":
             sdk = AsyncWebClient(base_url=self.base, session=self.net.aiohttp, retry_handlers=[])
+            sdk.proxy = None  # as the source does
             return (await sdk.api_call(path or "m", http_verb="GET")).data
-        ask = self.net.ask if self.client == "httpx" else self.net.ask_aiohttp
-        return (await ask("GET", self.base + path)).json()
+        return (await self.net.ask("GET", self.base + path)).json()
 
 
 Serve = Callable[[Handler], Awaitable[Here]]
@@ -140,12 +140,74 @@ async def test_an_answer_nested_too_deep_is_a_passing_fault(serve: Serve, levels
 @clients
 async def test_the_deepest_answer_that_is_taken_can_be_walked_and_stored(serve: Serve) -> None:
     from syncd.records import without
-    from syncd.store.pages import dumped
+    from syncd.store.rows import dumped
 
     levels = DEEPEST - 1
     here = await serve(answers(b'{"ok": true, "nested": ' + b"[" * levels + b"]" * levels + b"}"))
     taken = await here.ask()
     assert dumped({"raw": without(taken, frozenset({"x"}))}).count(b"[") == levels
+
+
+@pytest.mark.parametrize(
+    "more", [b'"\\ud800"', b"1" + b"0" * 30, b'"' + b"y" * 2**20 + b'"'], ids=["half", "huge", "long"]
+)
+@pytest.mark.parametrize("levels", [DEEPEST, DEEPEST + 1])
+def test_depth_is_told_of_what_orjson_does_not_write_and_of_long_answers_too(more: bytes, levels: int) -> None:
+    around = levels - 1  # the object itself is one
+    answer = Answer(200, {}, b'{"more": ' + more + b', "nested": ' + b"[" * around + b"]" * around + b"}")
+    if levels > DEEPEST:
+        with pytest.raises(Transient, match="nested deeper than 200 levels"):
+            answer.json()
+    else:
+        assert len(answer.json()) == 2
+
+
+@pytest.fixture
+def unproxied(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@clients
+async def test_the_environments_proxy_is_used(serve: Serve, unproxied: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.host)
+        return web.json_response({"ok": True})
+
+    proxy = await serve(handler)
+    monkeypatch.setenv("HTTP_PROXY", proxy.base)
+    async with Net() as net:
+        assert await Here(net, proxy.client, "http://vendor.example/").ask() == {"ok": True}
+    assert asked == ["vendor.example"]
+
+
+@clients
+async def test_the_environments_exceptions_go_by_no_proxy(
+    serve: Serve, unproxied: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = await serve(answers(b'{"ok": true}'))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9/")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    async with Net() as net:
+        assert await Here(net, here.client, here.base).ask() == {"ok": True}
+
+
+@clients
+async def test_without_a_proxy_no_call_takes_a_thread(
+    serve: Serve, unproxied: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look for one took longer than the call itself."""
+    here = await serve(answers(b'{"ok": true}'))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a thread")
+
+    async with Net() as net:
+        monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", refuse)
+        assert await Here(net, here.client, here.base).ask() == {"ok": True}
 
 
 @clients
@@ -161,8 +223,7 @@ async def test_no_redirect_is_followed(serve: Serve) -> None:
         with pytest.raises(Misconfigured, match=r"redirected to elsewhere\.example"):
             await here.ask()
     else:
-        ask = here.net.ask if here.client == "httpx" else here.net.ask_aiohttp
-        assert (await ask("GET", here.base)).status == 302
+        assert (await here.net.ask("GET", here.base)).status == 302
     assert len(asked) == 1
 
 

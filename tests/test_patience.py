@@ -129,8 +129,7 @@ async def test_waiting_for_the_budget_first_uses_up_no_patience() -> None:
     async with patience.paced("m", 0.0):
         await asyncio.sleep(0.05)
     assert patience.left_s() > 9.99
-    async with patience.answering():
-        pass
+    await patience.answered(answering()())
     async with patience.paced("m", 0.0):
         await asyncio.sleep(0.05)
     assert patience.left_s() < 9.96

@@ -23,7 +23,7 @@ async def _exchange(link: Link, grant: Grant) -> dict[str, Any]:
     form |= {"code_verifier": grant.verifier} if grant.verifier else {}
 
     async def attempt() -> dict[str, Any]:
-        answer = await link.net.ask_aiohttp("POST", str(link.options["token_url"]), data=form)
+        answer = await link.net.ask("POST", str(link.options["token_url"]), data=form)
         if answer.status == 200:
             return answer.json()
         reasons, said = refused(answer)

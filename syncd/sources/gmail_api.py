@@ -68,7 +68,7 @@ class Mailbox:
                 "Accept-Encoding": "gzip",
                 "User-Agent": "syncd (gzip)",  # contract: compressed only with the word in both headers
             }
-            answer = await self._link.net.ask_aiohttp(request.method, request.url, headers=headers)
+            answer = await self._link.net.ask(request.method, request.url, headers=headers)
             if answer.status == 200:
                 return answer.json()
             reasons, said = refused(answer)
@@ -171,7 +171,7 @@ class Mailbox:
             form["grant_type"] = "refresh_token"
 
         async def attempt() -> dict[str, Any]:
-            answer = await link.net.ask_aiohttp("POST", str(link.options["token_url"]), data=form)
+            answer = await link.net.ask("POST", str(link.options["token_url"]), data=form)
             if answer.status != 200:
                 raise refusal(answer, *refused(answer), link.now())
             granted = answer.json()

@@ -161,8 +161,11 @@ def _addresses(payload: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
 
 def _header(part: Mapping[str, Any], name: str) -> str:
     """The value of a header, several of one name joined by commas; case does not count."""
+    name = name.lower()  # a mail has dozens of headers, and is asked for several: this is its dearest loop
     values = [
-        text(one.get("value")) for one in objs(part.get("headers")) if text(one.get("name")).lower() == name.lower()
+        text(one.get("value"))
+        for one in listed(part.get("headers"))
+        if isinstance(one, dict) and isinstance(held := one.get("name"), str) and held.lower() == name
     ]
     return ", ".join(value for value in values if value)
 

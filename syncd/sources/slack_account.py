@@ -31,7 +31,7 @@ async def _exchange(link: Link, grant: Grant) -> dict[str, Any]:
 
     async def attempt() -> Json:
         url = f"{str(link.options['base_url']).rstrip('/')}/oauth.v2.access"
-        answer = await link.net.ask_aiohttp("POST", url, data=form)
+        answer = await link.net.ask("POST", url, data=form)
         if fault := answer.passing_fault():
             raise fault
         body = answer.json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from base64 import b64encode
 from contextlib import asynccontextmanager
@@ -46,6 +47,8 @@ _REAUTH = dict.fromkeys(
 _CLIENT = {"bad_client_secret", "invalid_client_id"}
 _NOT_TAKEN = ("invalid_", "missing_", "json_", "limit_", "not_allowed_", "no_permission", "method_dep", "deprecated")
 _OUTSIDE = {"not_in_channel", "channel_not_found"}
+_SDK_LOG = logging.getLogger(f"{__name__}.sdk")
+_SDK_LOG.setLevel(logging.WARNING)  # below, or with a level only of its parents', the SDK writes out each answer
 
 
 @dataclass
@@ -186,7 +189,9 @@ def _fault(method: str, status: int, headers: Mapping[str, str], answer: object)
 @asynccontextmanager
 async def connect(link: Link) -> AsyncIterator[Api]:
     """An api object for one run, on the process's shared session."""
-    client = AsyncWebClient(base_url=link.options["base_url"], session=link.net.aiohttp, retry_handlers=[])
+    client = AsyncWebClient(
+        base_url=link.options["base_url"], session=link.net.aiohttp, retry_handlers=[], logger=_SDK_LOG
+    )
     client.proxy = None  # it ignores NO_PROXY; the session reads the environment itself
     api = Api(link, client)
     if not link.credentials.get("token"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from syncd.records import Conversation, Message, Person, without
 from syncd.sources.slack_text import Json, objects, plain, text
 
 # Differ from call to call, or between the copies in history and in replies, though nothing happened.
 VOLATILE = frozenset({"block_id", "subscribed", "last_read", "root", "unread_count", "unread_count_display", "latest"})
+_TS, _EPOCH = re.compile(r"([0-9]{1,11})\.([0-9]{6})"), datetime(1970, 1, 1, tzinfo=UTC)
 _FILE = ("id", "name", "title", "mimetype", "size", "permalink")
 _KINDS = (("is_im", "im"), ("is_mpim", "mpim"), ("is_private", "group"), ("is_group", "group"))
 
@@ -32,8 +34,6 @@ def conversation(raw: Json) -> Conversation:
 def message(channel: str, raw: Json) -> Message:
     """Where there is no text, it is what the blocks, the attachments or the names of the files say."""
     thread, files = text(raw, "thread_ts"), objects(raw.get("files"))
-    said = [plain(raw.get("text"), mrkdwn=True), plain(raw.get("blocks")), plain(raw.get("attachments"))]
-    said.append(plain([text(part, "title") or text(part, "name") for part in files]))
     return Message(
         external_id=f"{channel}:{raw['ts']}",
         raw=raw,
@@ -44,15 +44,25 @@ def message(channel: str, raw: Json) -> Message:
         author=text(raw, "username") or text(raw, "bot_profile", "name") or None,
         sent_at=moment(raw["ts"]),
         edited_at=moment(text(raw, "edited", "ts")),
-        text=next((part for part in said if part.strip()), None),
+        text=_said(raw, files),
         attachments=[{key: part.get(key) for key in _FILE} for part in files],
     )
 
 
+def _said(raw: Json, files: list[Json]) -> str | None:
+    """The other places are dear to read, and nearly always there is a text."""
+    if (said := plain(raw.get("text"), mrkdwn=True)).strip():
+        return said
+    names = [text(part, "title") or text(part, "name") for part in files]
+    places = (raw.get("blocks"), raw.get("attachments"), names)
+    return next((said for place in places if (said := plain(place)).strip()), None)
+
+
+@lru_cache(maxsize=1024)  # a page's are asked for more than once
 def moment(ts: str) -> datetime | None:
     """A ts as aware UTC, by its digits; None where it is none."""
-    found = re.fullmatch(r"([0-9]{1,11})\.([0-9]{6})", ts)
-    return datetime.fromtimestamp(int(found[1]), UTC).replace(microsecond=int(found[2])) if found else None
+    found = _TS.fullmatch(ts) if ts else None
+    return _EPOCH + timedelta(0, int(found[1]), int(found[2])) if found else None
 
 
 def ts_of(at: datetime) -> str:

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 Json = dict[str, Any]
+_ENTITY = re.compile(r"<([^<>]+)>")
 _SAID = ("pretext", "title", "text", "value", "alt_text", "fields", "elements", "blocks")
 
 
@@ -13,10 +14,10 @@ def plain(part: object, mrkdwn: bool = False) -> str:
     """A block, an element of one, a text object or an attachment (these have no type), as a person reads it."""
     if isinstance(part, list):
         return "\n".join(filter(None, [plain(one, mrkdwn) for one in part]))
-    if isinstance(part, str) and mrkdwn:
-        part = re.sub(r"<([^<>]+)>", _entity, part).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    if isinstance(part, str):
+        return _unmarked(part) if mrkdwn else part
     if not isinstance(part, dict):
-        return text(part)
+        return ""
     kind = text(part, "type")
     if kind in {"rich_text_section", "rich_text_quote", "rich_text_preformatted"}:
         return "".join(map(plain, objects(part.get("elements"))))
@@ -28,6 +29,15 @@ def plain(part: object, mrkdwn: bool = False) -> str:
         return f"{text(part, 'text')} ({text(part, 'url')})"
     said = plain([part.get(key) for key in _SAID], mrkdwn=kind in {"", "mrkdwn"})
     return said or text(part, "fallback") or text(part, "url")
+
+
+def _unmarked(mrkdwn: str) -> str:
+    """Most texts hold no mark at all."""
+    if "<" in mrkdwn:
+        mrkdwn = _ENTITY.sub(_entity, mrkdwn)
+    if "&" in mrkdwn:
+        mrkdwn = mrkdwn.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return mrkdwn
 
 
 def _entity(found: re.Match[str]) -> str:
@@ -42,12 +52,15 @@ def _entity(found: re.Match[str]) -> str:
 
 
 def objects(value: object, keyed_by: str = "") -> list[Json]:
-    parts = [part for part in value if isinstance(part, dict)] if isinstance(value, list) else []
-    return [part for part in parts if not keyed_by or text(part, keyed_by)]
+    if not isinstance(value, list):
+        return []
+    return [part for part in value if isinstance(part, dict) and (not keyed_by or text(part, keyed_by))]
 
 
 def text(value: object, *path: str) -> str:
     """The text at ``path`` in ``value``, "" where there is none: any field may be null, absent or something else."""
     for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return ""
+        value = value.get(key)
     return value if isinstance(value, str) else ""

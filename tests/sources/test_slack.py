@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -48,6 +49,17 @@ async def test_a_first_cycle_holds_the_truth_and_a_second_changes_no_row(reader:
     second = await r.run()
     assert (second["added"], second["changed"], second["deleted"]) == (0, 0, 0)
     assert second["calls"] == len(truth(r)["conversations"])  # one per channel
+
+
+async def test_the_sdk_writes_out_no_answer_whatever_the_logs_level(reader: Any, caplog: Any) -> None:
+    for name in (None, "slack_sdk", "slack_sdk.web.async_base_client"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    r = await reader("slack")
+    await r.run()
+    said = [row["text"] for row in await r.rows("messages")]
+    lines = " ".join(one.getMessage() for one in caplog.records if one.name != "aiosqlite")
+    assert said
+    assert not [text for text in said if text in lines]
 
 
 async def test_small_pages_and_rare_ways_to_end_a_listing_lose_nothing(reader: Any, sandbox: Any) -> None:

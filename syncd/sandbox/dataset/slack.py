@@ -6,6 +6,7 @@ import copy
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from syncd.sandbox.dataset.slack_talks import NOTES, TALKS
@@ -137,19 +138,27 @@ class Office:
         self.company, self.id, self._rng, self._born = company, f"T0{number}TEAM", rng, born
         self.ids = [f"U0{number}{n:05d}" for n in (*range(len(company.staff)), 90, 91, 92)]
         self.users = self._people()
-        self.rooms: dict[str, Room] = {}
+        self._names = [user["name"] for user in self.users]
+        self._options = options
         self._decks: dict[tuple[Any, ...], list[Any]] = {}
+
+    @cached_property
+    def rooms(self) -> dict[str, Room]:
+        """By id. Made when first asked for: days of talk take long to make, and who reads another vendor needs none."""
+        made: dict[str, Room] = {}
+        options, number = self._options, f"{self.company.index:03d}"
         for n, plan in enumerate(_plans(options.channels)):
             letter = {"im": "D", "private": "G"}.get(plan.kind, "C")
             room = Room(f"{letter}0{number}{n:05d}", plan, plan.member)
-            room.info = self._room_info(room, born - timedelta(days=400 - n))
-            self.rooms[room.id] = room
+            room.info = self._room_info(room, self._born - timedelta(days=400 - n))
+            made[room.id] = room
             for day in range(1 if plan.archived else 0, options.days):
                 count = options.messages_per_day * plan.share * (0.7 if day else 1.0)
                 for _ in range(max(1, round(count)) if options.messages_per_day else 0):
                     self._talk(room, self._moment(day))
             for odd in self._oddities()[n :: options.channels] if n < options.channels else ():
                 odd(room)
+        return made
 
     def message(self, by: int, text: str, extra: Json) -> Json:
         """A person's post comes with a rich_text block; the build bot has its own name and no user."""
@@ -332,7 +341,7 @@ class Office:
             known = {"id": room.id, "created": seconds, "is_im": True, "is_org_shared": False, "user": self.ids[0]}
             return known | {"is_user_deleted": False, "priority": 0}
         mpim = plan.kind == "mpim"
-        name = f"mpdm-{self.users[1]['name']}--{self.users[2]['name']}--syncbot-1" if mpim else plan.name
+        name = f"mpdm-{self._names[1]}--{self._names[2]}--syncbot-1" if mpim else plan.name
         return {
             "id": room.id, "name": name, "name_normalized": name, "is_channel": plan.kind == "public",
             "is_group": plan.kind == "private", "is_im": False, "is_mpim": mpim, "is_private": plan.kind != "public",
