@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import signal
-from contextlib import asynccontextmanager, nullcontext
+from collections import deque
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -72,9 +73,17 @@ def plan(settings: Settings, name: str) -> Plan:
     mine = getattr(settings.sources, name)
     trigger = cron_trigger(mine.cron)
 
+    found = deque[tuple[datetime, datetime]](maxlen=4)  # each run's end asks for the same few again
+
     def next_turn(after: datetime) -> datetime:
+        for since, turn in found:
+            if since <= after < turn:
+                return turn
         fires: datetime | None = trigger.get_next_fire_time(None, after + timedelta(microseconds=1))
-        return fires or after + timedelta(hours=24)
+        if fires is None:
+            return after + timedelta(hours=24)
+        found.append((after, fires))
+        return fires
 
     @lru_cache(maxsize=16)  # the status page, metrics and alerts ask for the same few again and again
     def last_turn_of(minute: datetime) -> datetime:
@@ -215,10 +224,10 @@ async def check_keys(parts: Parts) -> None:
     A single one that cannot be opened is its own run's failure and stops nobody.
     """
     refused: SealError | None = None
-    for connection in await parts.store.connections.all():
-        if connection.is_active and connection.sealed:
+    async with aclosing(parts.store.connections.sealed()) as held:
+        async for connection_id, sealed in held:
             try:
-                parts.vault.open(connection.id, connection.sealed)
+                parts.vault.open(connection_id, sealed)
             except SealError as error:
                 refused = refused or error
             else:

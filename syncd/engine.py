@@ -24,7 +24,7 @@ from syncd.slots import Slot, Slots
 from syncd.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from syncd.credentials import Vault
@@ -184,33 +184,47 @@ class Engine:
         return status
 
     async def begin(
-        self, cycle: Cycle, slot: Slot, **narrowed: Any
-    ) -> Coroutine[Any, Any, BaseException | None] | None:
-        """Claim the connection that is next; answers its run, None when none is due.
+        self, cycle: Cycle, slots: Sequence[Slot], **narrowed: Any
+    ) -> list[Coroutine[Any, Any, BaseException | None]]:
+        """Claim the connections that are next, one for each of ``slots``; answers their runs, fewer when no more are
+        due. A slot is released when its run ends; those that had none are the caller's.
 
-        ``narrowed``: of what the cycle may take, as `Connections.claim` has it. The run answers what went wrong.
+        ``narrowed``: of what the cycle may take, as `Connections.claim_some` has it. A run answers what went wrong.
         """
         plan, lease, claimed_s = cycle.plan, self.new_lease(), time.monotonic()
-        which = {**cycle.which, **narrowed}
+        which = {"most": len(slots), **cycle.which, **narrowed}
         claiming = asyncio.ensure_future(
-            self._store.connections.claim(plan.source.name, lease, cycle.id, held=self.runs.held, **which)
+            self._store.connections.claim_some(plan.source.name, lease, cycle.id, held=self.runs.held, **which)
         )
         errand = Errand(streams=plan.source.streams)
         try:
             claimed = await asyncio.shield(claiming)
         except asyncio.CancelledError as stopped:
             # The claim may be in the database already: it is given back.
-            if claimed := await claiming:
-                await self.runs.sync(plan, *claimed, lease, errand, stopped=stopped)
+            await to_its_end(self._give_back(plan, await claiming, lease, errand, stopped))
             raise
-        if claimed is None:
-            return None
-        self.runs.held.add(claimed[0].id)
-        if cycle.asking is not None:
-            cycle.asking.has_run(claimed[1])
-        due_at = self._now() if cycle.sweep else self._sweep_due_at(plan, claimed[0], which["due"])
-        errand = replace(errand, sweep_due_at=due_at)
-        return self._run(cycle, slot, self.runs.sync(plan, *claimed, lease, errand, slot=slot, claimed_s=claimed_s))
+        begun = []
+        for slot, (connection, run_id) in zip(slots, claimed, strict=False):
+            self.runs.held.add(connection.id)
+            if cycle.asking is not None:
+                cycle.asking.has_run(run_id)
+            due_at = self._now() if cycle.sweep else self._sweep_due_at(plan, connection, which["due"])
+            its = replace(errand, sweep_due_at=due_at)
+            run = self.runs.sync(plan, connection, run_id, lease, its, slot=slot, claimed_s=claimed_s)
+            begun.append(self._run(cycle, slot, run))
+        return begun
+
+    async def _give_back(
+        self,
+        plan: Plan,
+        claimed: Sequence[tuple[Connection, int]],
+        lease: str,
+        errand: Errand,
+        stopped: asyncio.CancelledError,
+    ) -> None:
+        await asyncio.gather(
+            *(self.runs.sync(plan, *one, lease, errand, stopped=stopped) for one in claimed), return_exceptions=True
+        )
 
     async def _run(
         self, cycle: Cycle, slot: Slot, syncing: Coroutine[Any, Any, tuple[Live, BaseException | None]]

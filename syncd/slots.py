@@ -50,6 +50,12 @@ class Slots:
         await self.seat()
         return Slot(self, self._answers)
 
+    def take_free(self, most: int) -> list[Slot]:
+        """Take those that are free now, ``most`` at most; as `take`, without waiting."""
+        taken = [Slot(self, self._answers) for _ in range(min(most, self.free))]
+        self.held += len(taken)
+        return taken
+
     async def seat(self, *, again: bool = False) -> None:
         """Wait for a place. ``again``: for one that was lent."""
         queue = self._regainers if again else self._takers

@@ -84,7 +84,7 @@ connections = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
     UniqueConstraint("source", "workspace_id", "account", name="connections_key"),
-    Index("connections_due", "source", "next_sync_at"),
+    Index("connections_due", "source", "next_sync_at", "id"),
     sqlite_autoincrement=True,  # an id is never given twice: a sealed secret names the id it belongs to
 )
 

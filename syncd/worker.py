@@ -171,14 +171,14 @@ class Worker:
                 return self._nothing(order, "its vendor cannot be reached")
             # in the queue it may have come due anew, and was not put in again
             due = None if order.due is None else max(order.due, self._store.status.now())
-            begun = await self._engine.begin(cycle, slot, due=due, only=order.connection, again=True)
-            if begun is not None:
-                error = await begun
+            begun = await self._engine.begin(cycle, [slot], due=due, only=order.connection, again=True)
+            if begun:
+                error = await begun[0]
         finally:
             slot.release()
         if isinstance(error, Draining):
             raise RetryRequested(reason="the worker stopped")
-        if begun is None:
+        if not begun:
             standing = await self._store.due.standing(order.connection, order.cycle)
             why, again = why_not(standing, due, self._store.status.now(), attempts)
             self._nothing(order, why)

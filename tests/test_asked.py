@@ -217,10 +217,10 @@ async def test_a_race_that_another_process_won_is_told(
 ) -> None:
     scene = await made(store, clock, pages(PAGE))
 
-    async def taken(*_: object, **__: object) -> None:
-        return None
+    async def taken(*_: object, **__: object) -> list[object]:
+        return []
 
-    monkeypatch.setattr(store.connections, "claim", taken)
+    monkeypatch.setattr(store.connections, "claim_some", taken)
     answer = await scene.ask()
     assert (answer.started, answer.why.startswith("another process was faster")) == (False, True)
 
@@ -233,7 +233,7 @@ async def test_a_database_that_fails_is_told_to_who_asked(
     async def away(*_: object, **__: object) -> None:
         raise OSError("no route")
 
-    monkeypatch.setattr(store.connections, "claim", away)
+    monkeypatch.setattr(store.connections, "claim_some", away)
     answer = await scene.ask()
     assert (answer.started, answer.why) == (False, "database: no route")
 

@@ -222,3 +222,12 @@ def test_weekdays_are_those_of_crontab(field: str, days: str) -> None:
 def test_a_password_in_the_query_of_an_address_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCD_DATABASE__URL", "postgresql+asyncpg://db/syncd?user=me&password=hunter2")
     assert "hunter2" not in str(masked(load()))
+
+
+def test_the_next_turn_is_the_same_in_whatever_order_moments_are_asked_for() -> None:
+    at = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+    minutes = [7, 0, 14, 15, 1, 200, 16, 29, 30, 7, 44, 46, 61, 14]
+    one = plan(load(), "slack").next_turn
+    for minute in minutes:
+        asked = at + timedelta(minutes=minute)
+        assert one(asked) == plan(load(), "slack").next_turn(asked) == at + timedelta(minutes=minute // 15 * 15 + 15)

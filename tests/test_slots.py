@@ -253,3 +253,25 @@ async def test_an_outage_is_told_once_and_so_is_its_end(capsys: pytest.CaptureFi
         slot.release()
     told = capsys.readouterr().err
     assert (told.count("source.unreachable"), told.count("source.reached")) == (1, 1)
+
+
+async def test_only_what_is_free_is_taken_without_waiting() -> None:
+    slots = Slots(5)
+    await taken(slots, 2)
+    assert [len(slots.take_free(2)), len(slots.take_free(9)), len(slots.take_free(9))] == [2, 1, 0]
+    assert (slots.held, slots.free) == (5, 0)
+
+
+async def test_slots_that_were_taken_without_waiting_are_given_back_as_others() -> None:
+    slots = Slots(2)
+    for slot in slots.take_free(2):
+        slot.release()
+    assert (slots.held, slots.free) == (0, 2)
+
+
+async def test_who_waits_for_a_slot_goes_before_who_takes_a_free_one() -> None:
+    slots = Slots(1)
+    (first,) = await taken(slots, 1)
+    await soon(slots.take())
+    first.release()
+    assert slots.take_free(1) == []

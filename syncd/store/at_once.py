@@ -1,4 +1,4 @@
-"""A run's claim and its end as one statement each: PostgreSQL is asked once instead of five times.
+"""Runs' claims and their ends as one statement each: PostgreSQL is asked once instead of five times for each run.
 
 SQLite changes no rows in a ``WITH``, and is nowhere far away: there the same is done step by step, in one transaction.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, insert, literal, select, update
+from sqlalchemy import ARRAY, String, Text, bindparam, column, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql
 
 from syncd.policy import INTERRUPTED, RUNNING
@@ -33,8 +33,8 @@ def new_values(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def claiming(query: Any, columns: tuple[Any, ...]) -> Any:
-    """Take what ``query`` finds (the id and the lease of one connection) and begin its run; answers ``columns`` of the
-    connection and the run's id. Executed with the query's values, and for the new ones with `new_values`.
+    """Take what ``query`` finds (ids and leases of connections) and begin their runs; answers ``columns`` of each
+    connection and its run's id. Executed with the query's values, and for the new ones with `new_values`.
     """
     found = query.cte("found")
     taken = (
@@ -45,8 +45,8 @@ def claiming(query: Any, columns: tuple[Any, ...]) -> Any:
         .cte("taken")
     )
     started_at = bindparam("runs_started_at", type_=runs.c.started_at.type)
-    died = select(found.c.id).where(found.c.lease.is_not(None)).scalar_subquery()
-    left = update(runs).where(runs.c.connection_id == died, runs.c.status == RUNNING)
+    died = select(found.c.id).where(found.c.lease.is_not(None))
+    left = update(runs).where(runs.c.connection_id.in_(died), runs.c.status == RUNNING)
     dead = left.values(**RESTING, finished_at=started_at).returning(runs.c.id).cte("dead")
     cycle_id = bindparam("runs_cycle_id", type_=runs.c.cycle_id.type)
     run = select(cycle_id, found.c.id, literal(RUNNING, runs.c.status.type), started_at)
@@ -61,24 +61,52 @@ def claiming(query: Any, columns: tuple[Any, ...]) -> Any:
 
 @cache
 def ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> Any:
-    """Set the columns ``names`` of a connection whose lease is ours, and those of its run in any case; answers the
-    connection's id where it was. ``moves``: and store where one partition resumes.
+    """Set the columns ``names`` of connections whose leases are ours, and ``told`` of their runs in any case; answers
+    the runs whose connection it was. ``moves``: and store where one partition of each resumes. Executed with
+    `ending_values`.
     """
+    kinds = _ended_kinds(names, told, moves=moves)
+    values = func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()))
+    rows = values.table_valued(*(column(name, kind) for name, kind in kinds.items())).render_derived()
+    ended = select(rows).cte("ended")
+
+    def new(table: Table, columns: Sequence[str]) -> dict[str, Any]:
+        return {name: ended.c[f"{table.name}_{name}"] for name in columns}
+
     mine = (
         update(connections)
-        .where(connections.c.id == bindparam("its"), connections.c.lease == bindparam("held"))
-        .values(_new(connections, names))
-        .returning(connections.c.id)
+        .where(connections.c.id == ended.c.its, connections.c.lease == ended.c.held)
+        .values(new(connections, names))
+        .returning(connections.c.id, ended.c.run)
         .cte("mine")
     )
-    run = update(runs).where(runs.c.id == bindparam("run"), runs.c.status == RUNNING)
-    also = [run.values(_new(runs, told)).returning(runs.c.id).cte("run")]
+    run = update(runs).where(runs.c.id == ended.c.run, runs.c.status == RUNNING)
+    also = [run.values(new(runs, told)).returning(runs.c.id).cte("run")]
     if moves:
-        place = _new(cursors, ("stream", "partition", "cursor", "updated_at"))
-        put = postgresql.insert(cursors).from_select(["connection_id", *place], select(mine.c.id, *place.values()))
+        place = new(cursors, _PLACE)
+        there = select(mine.c.id, *place.values()).where(mine.c.run == ended.c.run)
+        put = postgresql.insert(cursors).from_select(["connection_id", *place], there)
         put = put.on_conflict_do_update(
             index_elements=["connection_id", "stream", "partition"],
             set_={"cursor": put.excluded.cursor, "updated_at": put.excluded.updated_at},
         )
         also.append(put.returning(cursors.c.connection_id).cte("put"))
-    return select(mine.c.id).add_cte(*also)
+    return select(mine.c.run).add_cte(*also)
+
+
+def ending_values(
+    names: tuple[str, ...], told: tuple[str, ...], ended: Sequence[Mapping[str, Any]], *, moves: bool
+) -> dict[str, Any]:
+    """Of each that ended: ``its``, ``held``, ``run``, and `new_values`; its columns as arrays."""
+    return {name: [one[name] for one in ended] for name in _ended_kinds(names, told, moves=moves)}
+
+
+_PLACE = ("stream", "partition", "cursor", "updated_at")
+
+
+def _ended_kinds(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> dict[str, Any]:
+    kinds: dict[str, Any] = {"its": connections.c.id.type, "held": connections.c.lease.type, "run": runs.c.id.type}
+    for table, columns in ((connections, names), (runs, told), (cursors, _PLACE if moves else ())):
+        kinds |= {f"{table.name}_{name}": table.c[name].type for name in columns}
+    # a text that is too long for its column is refused there: an array of VARCHAR(32) would cut it short
+    return {name: Text() if isinstance(kind, String) else kind for name, kind in kinds.items()}

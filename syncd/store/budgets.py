@@ -7,18 +7,17 @@ from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, delete, or_, select, true, update
+from sqlalchemy import delete, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.bucket import LONG_S, Budget, Rate
 from syncd.tables import budgets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Row
-    from sqlalchemy import Connection as Db
+    from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from syncd.store.database import Database
@@ -27,6 +26,7 @@ _STEPS = 24  # a long limit's period is counted in so many steps: a day's by the
 _BLOCKS = 500  # units are granted in blocks of about such a part of the limit
 _KEPT = timedelta(days=31)
 _LATE_S = 60.0  # a call may reach the vendor so long after its unit was drawn
+TOLD = (budgets.c.credential, budgets.c.name, budgets.c.closed_until, budgets.c.low_until, budgets.c.drawn)
 
 
 class Budgets:
@@ -49,7 +49,7 @@ class Budgets:
 
     async def _known(self, which: ColumnElement[bool]) -> dict[str, list[Budget]]:
         async with self._database.read() as session:
-            rows = (await session.execute(select(budgets).where(which))).all()
+            rows = (await session.execute(select(*TOLD).where(which))).all()
         return known_budgets(rows, self._now())
 
     async def save(self, credential: str, rows: Sequence[Budget]) -> None:
@@ -98,21 +98,14 @@ class Budgets:
         return (await session.execute(mine)).one()
 
 
-_OF_CREDENTIAL = select(budgets).where(budgets.c.credential == bindparam("whose"))
-
-
-def of_credential(db: Db, credential: str) -> Sequence[Row[Any]]:
-    """The rows of a credential's limits, for `known_budgets`."""
-    return db.execute(_OF_CREDENTIAL, {"whose": credential}).all()
-
-
-def known_budgets(rows: Sequence[Row[Any]], now: datetime) -> dict[str, list[Budget]]:
-    """What rows of budgets tell, by credential."""
+def known_budgets(rows: Iterable[Sequence[Any]], now: datetime) -> dict[str, list[Budget]]:
+    """What rows of `TOLD` tell, by credential."""
     found = dict[str, list[Budget]]()
-    for row in rows:
-        closed_s, low_s = _left_s(row.closed_until, now), _left_s(row.low_until, now)
-        known = Budget(row.name, closed_s, low_s, _ago(row.drawn, now), _granted(row.drawn, now))
-        found.setdefault(row.credential, []).append(known)
+    for credential, name, closed_until, low_until, drawn in rows:
+        known = Budget(
+            name, _left_s(closed_until, now), _left_s(low_until, now), _ago(drawn, now), _granted(drawn, now)
+        )
+        found.setdefault(credential, []).append(known)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, or_, select, update
+from sqlalchemy import ARRAY, all_, and_, bindparam, or_, select, update
 
 from syncd.tables import backlog, connections, watches
 
@@ -38,15 +38,14 @@ def unowned(now: datetime, lease: timedelta, held: Collection[int] = ()) -> Colu
     return and_(free, connections.c.id.not_in(held)) if held else free
 
 
-# The same as a condition that is made once; `unowned_values` are what it is executed with.
-UNOWNED = and_(
-    or_(
-        connections.c.leased_until.is_(None),
-        connections.c.leased_until < bindparam("now"),
-        connections.c.leased_until > bindparam("latest"),
-    ),
-    connections.c.id.not_in(bindparam("running", expanding=True)),
-)
+def is_unowned(*, sqlite: bool) -> ColumnElement[bool]:
+    """The same as a condition that is made once; `unowned_values` are what it is executed with."""
+    of = connections.c
+    until = of.leased_until
+    free = or_(until.is_(None), until < bindparam("now"), until > bindparam("latest"))
+    # Not a list in SQLite's way on PostgreSQL: with each length it would be another statement to prepare.
+    running: Any = bindparam("running", expanding=sqlite, type_=of.id.type if sqlite else ARRAY(of.id.type))
+    return and_(free, of.id.not_in(running) if sqlite else of.id != all_(running))
 
 
 def unowned_values(now: datetime, lease: timedelta, held: Collection[int] = ()) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,12 @@ from sqlalchemy import bindparam, case, delete, func, insert, select, update
 from syncd.errors import OtherAccount, UsageError
 from syncd.policy import OK, RUNNING
 from syncd.store.at_once import RESTING, claiming, new_values
-from syncd.store.clock import UNOWNED, unowned, unowned_values
+from syncd.store.clock import is_unowned, unowned, unowned_values
 from syncd.store.due import active_of, in_turn, takeable
 from syncd.tables import backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Row
     from sqlalchemy import Connection as Db
@@ -93,17 +92,18 @@ _COLUMNS = tuple(
 
 
 # Made once: to make a statement costs more than to run it.
-_TAKE = update(connections).where(connections.c.id == bindparam("its")).returning(*_COLUMNS)
-_BEGIN = insert(runs).returning(runs.c.id)
+_TAKE = update(connections).where(connections.c.id.in_(bindparam("these", expanding=True))).returning(*_COLUMNS)
+_BEGIN = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
 
 
 @cache
-def _next(narrowed: frozenset[str], *, again: bool) -> Any:
-    """The connection that a claim takes, and its lease. ``narrowed``: by which of ``due``, ``workspace``, ``only``."""
+def _next(narrowed: frozenset[str], *, again: bool, sqlite: bool) -> Any:
+    """The connections that a claim takes, and their leases. ``narrowed``: by ``due``, ``workspace``, ``only``."""
     of: Any = {name: bindparam(name) for name in ("from_source", "cycle", "now", *narrowed)}
     by = {name: of.get(name) for name in ("due", "workspace", "only")}
-    query = in_turn(takeable(of["from_source"], of["cycle"], of["now"], **by, again=again).where(UNOWNED))
-    return query.add_columns(connections.c.lease).limit(1).with_for_update(skip_locked=True)
+    query = takeable(of["from_source"], of["cycle"], of["now"], **by, again=again)
+    query = in_turn(query.where(is_unowned(sqlite=sqlite)))
+    return query.add_columns(connections.c.lease).limit(bindparam("most")).with_for_update(skip_locked=True)
 
 
 class Connections:
@@ -191,6 +191,19 @@ class Connections:
         async with self._database.read() as session:
             return [Connection(**row._mapping) for row in await session.execute(query)]
 
+    async def sealed(self, *, size: int = 500) -> AsyncGenerator[tuple[int, str], None]:
+        """Id and encrypted credentials of the active ones, oldest first; ``size`` of them are held at a time."""
+        of, last = connections.c, 0
+        query = select(of.id, of.credentials).where(of.is_active.is_(True), of.credentials.is_not(None))
+        while True:
+            async with self._database.read() as session:
+                rows = (await session.execute(query.where(of.id > last).order_by(of.id).limit(size))).all()
+            for row in rows:
+                yield row.id, row.credentials
+            if len(rows) < size:
+                return
+            last = rows[-1].id
+
     async def get(self, connection_id: int) -> Connection | None:
         async with self._database.read() as session:
             row = (await session.execute(select(*_COLUMNS).where(connections.c.id == connection_id))).one_or_none()
@@ -235,18 +248,26 @@ class Connections:
             return True
 
     async def claim(
+        self, source: str, lease: str, cycle_id: int, *, due: datetime | None, **how: Any
+    ) -> tuple[Connection, int] | None:
+        """As `claim_some`, but one at most; None when there is none."""
+        claimed = await self.claim_some(source, lease, cycle_id, due=due, most=1, **how)
+        return claimed[0] if claimed else None
+
+    async def claim_some(
         self,
         source: str,
         lease: str,
         cycle_id: int,
         *,
         due: datetime | None,
+        most: int,
         workspace: str | None = None,
         only: int | None = None,
         held: Collection[int] = (),
         again: bool = False,
-    ) -> tuple[Connection, int] | None:
-        """Take the connection that waits longest and begin its run: (connection, run id), None when there is none.
+    ) -> list[tuple[Connection, int]]:
+        """Take the connections that wait longest, ``most`` at most, and begin their runs: (connection, run id) of each.
 
         ``due``: only those whose turn has come by then; None: every active one. ``workspace``, ``only``: of that
         workspace, that connection alone. ``held``: those that run in this process are no one else's to take, though
@@ -258,24 +279,25 @@ class Connections:
         now = self._now()
         narrowed = {"due": due, "workspace": workspace, "only": only}
         values = {name: value for name, value in narrowed.items() if value is not None}
-        query = _next(frozenset(values), again=again)
-        values |= {"from_source": source, "cycle": cycle_id, **unowned_values(now, self._lease, held)}
+        query = _next(frozenset(values), again=again, sqlite=self._database.is_sqlite)
+        values |= {"from_source": source, "cycle": cycle_id, "most": most, **unowned_values(now, self._lease, held)}
         taking = {"lease": lease, "leased_until": now + self._lease}
         run = {"cycle_id": cycle_id, "started_at": now}
         if not self._database.is_sqlite:
             values |= new_values(connections, taking) | new_values(runs, run)
-            row: Any = await self._database.at_once(claiming(query, _COLUMNS), values)
-            return None if row is None else (Connection(*row[:-1]), int(row[-1]))
+            statement = claiming(query, _COLUMNS)
+            rows: Any = await self._database.ask(lambda db: db.execute(statement, values).all())
+            return _in_turn([(Connection(*row[:-1]), int(row[-1])) for row in rows])
 
-        def claimed(db: Db) -> tuple[Connection, int] | None:
-            found = db.execute(query, values).one_or_none()
-            if found is None:
-                return None
-            taken = db.execute(_TAKE, {"its": found.id, **taking}).one()
-            if found.lease is not None:  # its owner may have died
-                db.execute(end_dead_runs(runs.c.connection_id == found.id, now))
-            begun = db.execute(_BEGIN, {**run, "connection_id": found.id, "status": RUNNING})
-            return Connection(*taken), int(begun.scalar_one())
+        def claimed(db: Db) -> list[tuple[Connection, int]]:
+            found = db.execute(query, values).all()
+            if not found:
+                return []
+            taken = [Connection(*row) for row in db.execute(_TAKE, {"these": [one.id for one in found], **taking})]
+            if died := [one.id for one in found if one.lease is not None]:  # their owner may have died
+                db.execute(end_dead_runs(runs.c.connection_id.in_(died), now))
+            begun = [{**run, "connection_id": one.id, "status": RUNNING} for one in taken]
+            return _in_turn(list(zip(taken, db.scalars(_BEGIN, begun), strict=True)))
 
         return await self._database.change(claimed)
 
@@ -305,6 +327,12 @@ class Connections:
         async with self._database.write() as session:
             waiting = _set(connection_id, limited_by=limit, limited_until=until)
             await session.execute(waiting.where(connections.c.lease == lease))
+
+
+def _in_turn(claimed: list[tuple[Connection, int]]) -> list[tuple[Connection, int]]:
+    """Who waits longest comes first, as `due.in_turn` has it: what a database answers of an UPDATE is in no order."""
+    never = datetime.min.replace(tzinfo=UTC)
+    return sorted(claimed, key=lambda one: (one[0].next_sync_at or never, one[0].id))
 
 
 def is_other(known: str | None, told: str | None) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.policy import BACKFILL, DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
-from syncd.store.at_once import ending, new_values
+from syncd.store.at_once import ending, ending_values, new_values
 from syncd.store.clock import ahead, set_back, unowned
 from syncd.store.connections import end_dead_runs
 from syncd.store.database import Dumped, clean
-from syncd.store.pages import dumped, placed, put_cursors
+from syncd.store.joint import Joint
+from syncd.store.pages import placed, put_cursors
+from syncd.store.rows import dumped
 from syncd.tables import connections, cursors, cycles, runs
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from syncd.store.connections import Connection
     from syncd.store.database import Database
     from syncd.store.pages import Move
+
+
+_GATHER_S = 0.01  # a run's end waits so long for others: where runs are short, one statement tells of several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +63,37 @@ class Ended:
         return self.passed and self.verdict.failures == 0
 
 
+class _End(NamedTuple):
+    run_id: int
+    connection: Connection
+    lease: str
+    ended: Ended
+
+
 # Made once; what is set is named when they are executed.
 _END = (
     update(connections)
     .where(connections.c.id == bindparam("its"), connections.c.lease == bindparam("held"))
     .returning(connections.c.id)
+)
+_COUNTS = (
+    *("total", "added", "changed", "deleted", "calls"),
+    *("successful_workspaces", "failed_workspaces", "deferred_workspaces"),
+)
+_SUMS = select(
+    *(func.coalesce(func.sum(runs.c[name]), 0) for name in ("records", "added", "changed", "deleted", "calls")),
+    *(
+        func.coalesce(func.sum((runs.c.status == way).cast(cycles.c.total.type)), 0)
+        for way in (SUCCEEDED, FAILED, DEFERRED)
+    ),
+).where(runs.c.cycle_id == bindparam("its"))
+_OTHERS = select(runs.c.id).where(runs.c.cycle_id == bindparam("its"), runs.c.status == RUNNING).limit(1)
+_OF_CYCLE = update(cycles).where(cycles.c.id == bindparam("its")).returning(cycles.c.started_at)
+_FAILURES = (
+    select(runs.c.connection_id, connections.c.workspace_id, runs.c.error_kind.label("kind"), runs.c.error, runs.c.hint)
+    .join(connections, connections.c.id == runs.c.connection_id)
+    .where(runs.c.cycle_id == bindparam("its"), runs.c.status == FAILED)
+    .order_by(runs.c.id)
 )
 _END_RUN = update(runs).where(runs.c.id == bindparam("its"), runs.c.status == bindparam("still"))
 
@@ -72,6 +103,7 @@ class Cycles:
         self._database = database
         self._now = now
         self._lease = lease
+        self._joint = Joint(self._finished, _GATHER_S)
 
     async def begin(self, source: str, trigger: str, turn: datetime | None, *, held: Collection[int] = ()) -> int:
         """The cycle of this turn, made or joined (another daemon's cron fired for the same turn); answers its id.
@@ -146,12 +178,56 @@ class Cycles:
     async def finish_run(self, run_id: int, connection: Connection, lease: str, ended: Ended) -> bool:
         """Store a run's end and free the lease, in one transaction; False when the lease is no longer ours.
 
-        Then only the run's row is written: the connection belongs to somebody else.
+        Then only the run's row is written: the connection belongs to somebody else. Runs that end at the same moment
+        are stored together.
         """
-        now, verdict = self._now(), ended.verdict
-        values = self._of_connection(connection, ended, now)
-        told = {
-            "status": verdict.run_status,
+        return await self._joint.ask(_End(run_id, connection, lease, ended))
+
+    async def _finished(self, ends: Sequence[_End]) -> Sequence[bool]:
+        now = self._now()
+        told = [self._told(end, now) for end in ends]
+        if not self._database.is_sqlite:
+            mine = await self._at_once(ends, told, now)
+            return [end.run_id in mine for end in ends]
+
+        def finished(db: Db) -> list[bool]:
+            found = []
+            for end, (of_connection, of_run) in zip(ends, told, strict=True):
+                its = {"its": end.connection.id, "held": end.lease}
+                found.append(db.execute(_END, {**its, **of_connection}).one_or_none() is not None)
+                if found[-1] and end.ended.waits is not None:
+                    put_cursors(db, end.connection.id, [end.ended.waits], now)
+                db.execute(_END_RUN, {"its": end.run_id, "still": RUNNING, **of_run})
+            return found
+
+        return await self._database.change(finished)
+
+    async def _at_once(
+        self, ends: Sequence[_End], told: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], now: datetime
+    ) -> set[int]:
+        """Those of the runs whose connection was theirs: one statement for all that set the same columns."""
+        alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for end, (of_connection, of_run) in zip(ends, told, strict=True):
+            place = {} if end.ended.waits is None else new_values(cursors, placed(end.ended.waits, now))
+            row = {"its": end.connection.id, "held": end.lease, "run": end.run_id, **place}
+            row |= new_values(connections, of_connection) | new_values(runs, of_run)
+            alike.setdefault((tuple(of_connection), tuple(of_run), bool(place)), []).append(row)
+
+        def finished(db: Db) -> set[int]:
+            mine: set[int] = set()
+            for (names, of_run, moves), rows in alike.items():
+                values = ending_values(names, of_run, rows, moves=moves)
+                mine |= set(db.scalars(ending(names, of_run, moves=moves), values))
+            return mine
+
+        one = len(alike) == 1  # then it is a transaction by itself
+        return await (self._database.ask(finished) if one else self._database.change(finished))
+
+    def _told(self, end: _End, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The columns that it sets, of its connection and of the run."""
+        ended = end.ended
+        of_run = {
+            "status": ended.verdict.run_status,
             "finished_at": now,
             "calls": ended.calls,
             "error_kind": ended.error_kind,
@@ -159,22 +235,7 @@ class Cycles:
             "hint": None if ended.hint is None else clean(ended.hint),
             "cursors": ended.cursors and Dumped(dumped(ended.cursors).decode()),
         }
-
-        its = {"its": connection.id, "held": lease}
-        if not self._database.is_sqlite:
-            query = ending(tuple(values), tuple(told), moves=ended.waits is not None)
-            place = {} if ended.waits is None else new_values(cursors, placed(ended.waits, now))
-            its |= {"run": run_id, **new_values(connections, values), **new_values(runs, told), **place}
-            return await self._database.at_once(query, its) is not None
-
-        def finished(db: Db) -> bool:
-            mine = db.execute(_END, {**its, **values}).one_or_none() is not None
-            if mine and ended.waits is not None:
-                put_cursors(db, connection.id, [ended.waits], now)
-            db.execute(_END_RUN, {"its": run_id, "still": RUNNING, **told})
-            return mine
-
-        return await self._database.change(finished)
+        return self._of_connection(end.connection, ended, now), of_run
 
     def _of_connection(self, connection: Connection, ended: Ended, now: datetime) -> dict[str, Any]:
         """What a run's end says of its connection."""
@@ -216,37 +277,15 @@ class Cycles:
 
         ``over``: False where others go on with it, and will end it.
         """
-        counted = [
-            func.coalesce(func.sum(runs.c[name]), 0) for name in ("records", "added", "changed", "deleted", "calls")
-        ]
-        ways = [
-            func.coalesce(func.sum((runs.c.status == way).cast(cycles.c.total.type)), 0)
-            for way in (SUCCEEDED, FAILED, DEFERRED)
-        ]
+        its = {"its": cycle_id}
         async with self._database.write() as session:
-            row = (await session.execute(select(*counted, *ways).where(runs.c.cycle_id == cycle_id))).one()
-            counts = ("total", "added", "changed", "deleted", "calls")
-            names = (*counts, "successful_workspaces", "failed_workspaces", "deferred_workspaces")
-            values: dict[str, Any] = {name: int(value) for name, value in zip(names, row, strict=True)}
+            row = (await session.execute(_SUMS, its)).one()
+            values: dict[str, Any] = {name: int(value) for name, value in zip(_COUNTS, row, strict=True)}
             finished = self._now()
             # Another daemon that joined this cycle may still run: then it is the one to end it.
-            others = select(runs.c.id).where(runs.c.cycle_id == cycle_id, runs.c.status == RUNNING).limit(1)
-            alone = over and (await session.execute(others)).one_or_none() is None
+            alone = over and (await session.execute(_OTHERS, its)).one_or_none() is None
             ending = {"status": status, "finished_at": finished} if alone else {}
-            await session.execute(update(cycles).where(cycles.c.id == cycle_id).values(**ending, **values))
-            cycle = (await session.execute(select(cycles).where(cycles.c.id == cycle_id))).one()
-            failures = await session.execute(
-                select(
-                    runs.c.connection_id,
-                    connections.c.workspace_id,
-                    runs.c.error_kind.label("kind"),
-                    runs.c.error,
-                    runs.c.hint,
-                )
-                .join(connections, connections.c.id == runs.c.connection_id)
-                .where(runs.c.cycle_id == cycle_id, runs.c.status == FAILED)
-                .order_by(runs.c.id)
-            )
+            cycle = (await session.execute(_OF_CYCLE, {**its, **ending, **values})).one()
             values["failures"] = [
                 {
                     "connection_id": one.connection_id,
@@ -255,7 +294,7 @@ class Cycles:
                     "error": one.error,
                     "hint": one.hint or "",
                 }
-                for one in failures
+                for one in await session.execute(_FAILURES, its)
             ]
         values |= {"status": status, "started_at": cycle.started_at, "finished_at": finished}
         return values

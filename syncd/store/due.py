@@ -112,7 +112,9 @@ def takeable(
         or_(connections.c.limited_until.is_(None), connections.c.limited_until <= now),
     )
     if not again:
-        query = query.where(~_ran(cycle_id))
+        # Looked up for each: told "not exists" and knowing little of a young table, PostgreSQL reads the whole cycle's.
+        ran = select(runs.c.id).where(runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id).limit(1)
+        query = query.where(ran.correlate(connections).scalar_subquery().is_(None))
         return query if due is None else query.where(or_(moment.is_(None), moment <= due))
     mine = (runs.c.cycle_id == cycle_id, runs.c.connection_id == connections.c.id)
     tries = select(func.count()).where(*mine).correlate(connections).scalar_subquery()
@@ -125,8 +127,12 @@ def takeable(
 
 
 def in_turn(query: Select[int]) -> Select[int]:
-    """Who waits longest comes first."""
-    return query.order_by(connections.c.next_sync_at.asc().nulls_first(), connections.c.id)
+    """Who waits longest comes first.
+
+    In the order of `connections_due`: else each claim would sort all that are due. Where those stand that have no turn,
+    which only a hand at the table makes, is the database's own matter: they come in the same cycle.
+    """
+    return query.order_by(connections.c.next_sync_at, connections.c.id)
 
 
 def active_of(source: str, workspace: str | None, only: int | None) -> ColumnElement[bool]:

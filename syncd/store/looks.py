@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, func, select
 
 from syncd.source import Waiting
-from syncd.store.known import AT_ONCE, look
-from syncd.store.pages import batches, digest_of
-from syncd.tables import OF_KIND, backlog, cursors, meetings, messages, watches
+from syncd.store.joint import Joint
+from syncd.store.known import AT_ONCE, Wanted, look
+from syncd.store.pages import batches
+from syncd.store.rows import digest_of
+from syncd.store.selecting import Selects, Shape, live
+from syncd.tables import OF_KIND, backlog, cursors, watches
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -23,22 +26,28 @@ if TYPE_CHECKING:
     from syncd.store.database import Database
     from syncd.store.known import Known
 
-_TIMES = {messages: messages.c.sent_at, meetings: meetings.c.started_at}
+_ITS: Any = bindparam("its")
 
 
 class Looks:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
+        self._joint = Joint(self._looked)
+        self._selects = Selects(database)
 
     async def known(
         self, connection_id: int, *, watching: Collection[str] = (), credential: str | None = None
     ) -> Known:
-        """What a run needs to know as it begins, at once; ``watching``, ``credential`` as `known.look` has them."""
+        """What a run needs to know as it begins, at once; ``watching``, ``credential`` as `known.Wanted` has them.
+
+        Those that begin at the same moment are told together.
+        """
+        return await self._joint.ask(Wanted(connection_id, tuple(watching), credential or ""))
+
+    async def _looked(self, wanted: Sequence[Wanted]) -> Sequence[Known]:
         now = self._now()
-        return await self._database.ask(
-            lambda db: look(db, connection_id, now=now, watching=watching, credential=credential)
-        )
+        return await self._database.ask(lambda db: look(db, wanted, now))
 
     async def cursors(self, connection_id: int, stream: str) -> dict[str, str]:
         """Partition → cursor."""
@@ -91,14 +100,14 @@ class Looks:
 
     def of(self, connection_id: int) -> OfConnection:
         """What a stream may ask about its connection: `source.Held`."""
-        return OfConnection(self._database, connection_id)
+        return OfConnection(self._database, connection_id, self._selects)
 
 
 class OfConnection:
     """`source.Held`, and the comparison that `syncd verify` makes."""
 
-    def __init__(self, database: Database, connection_id: int) -> None:
-        self._database = database
+    def __init__(self, database: Database, connection_id: int, selects: Selects) -> None:
+        self._database, self._selects = database, selects
         self._id = connection_id
 
     async def stored(self, kind: Kind, ids: Collection[str], *members: str) -> dict[str, tuple[Any, ...]]:
@@ -115,16 +124,18 @@ class OfConnection:
     async def select(
         self, kind: Kind, *members: str, between: tuple[datetime, datetime] | None = None, **equal: object
     ) -> dict[str, tuple[Any, ...]]:
-        query = _where(OF_KIND[kind], members, tuple(equal), timed=between is not None)
         values = {"its": self._id, **{f"is_{name}": value for name, value in equal.items()}}
         if between is not None:
             values |= {"least": between[0], "most": between[1]}
-        return await self._database.ask(lambda db: {row[0]: tuple(row[1:]) for row in db.execute(query, values)})
+        among = tuple(name for name, value in equal.items() if isinstance(value, list))
+        same = tuple(name for name in equal if name not in among)
+        shape = Shape(OF_KIND[kind], members, same, among, timed=between is not None)
+        return await self._selects.ask(shape, values)
 
     async def ids(self, kind: Kind) -> AsyncIterator[Sequence[str]]:
         table, last = OF_KIND[kind], ""
         while True:
-            query = _live(table, ()).where(table.c.external_id > last).order_by(table.c.external_id)
+            query = live(table, (), _ITS).where(table.c.external_id > last).order_by(table.c.external_id)
             async with self._database.read() as session:
                 batch = [row[0] for row in await session.execute(query.limit(AT_ONCE), {"its": self._id})]
             if not batch:
@@ -150,19 +161,6 @@ class OfConnection:
 # Made once for each kind of question: to make a statement costs more than to run it.
 
 
-def _live(table: Table, members: Sequence[str]) -> Any:
-    wanted = [table.c.raw if name == "*" else table.c.raw[name].label(f"m{at}") for at, name in enumerate(members)]
-    return select(table.c.external_id, *wanted).where(
-        table.c.connection_id == bindparam("its"), table.c.deleted_at.is_(None)
-    )
-
-
 @cache
 def _of_ids(table: Table, members: tuple[str, ...]) -> Any:
-    return _live(table, members).where(table.c.external_id.in_(bindparam("these", expanding=True)))
-
-
-@cache
-def _where(table: Table, members: tuple[str, ...], equal: tuple[str, ...], *, timed: bool) -> Any:
-    query = _live(table, members).where(*(table.c[name] == bindparam(f"is_{name}") for name in equal))
-    return query.where(_TIMES[table].between(bindparam("least"), bindparam("most"))) if timed else query
+    return live(table, members, _ITS).where(table.c.external_id.in_(bindparam("these", expanding=True)))
