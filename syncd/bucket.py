@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -84,7 +83,16 @@ class Budget:
 
 
 class Bucket:
-    """One budget. Times are of ``clock`` (monotonic seconds)."""
+    """One budget. Times are of ``clock`` (monotonic seconds).
+
+    There are thousands at a time, each of a few entries: no ``__dict__``, no deque, which alone takes 624 bytes.
+    """
+
+    __slots__ = (
+        "_alone_until", "_clock", "_closed_until", "_drawn", "_low", "_low_until", "_margin_s", "_others",
+        "_proven_until", "_reopens", "_sum", "_telling", "_told_closed", "_told_drawn", "_under_way", "bare", "rate",
+        "untold_low",
+    )  # fmt: skip
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, margin_s: float = MARGIN_S) -> None:
         self.rate = rate
@@ -92,9 +100,9 @@ class Bucket:
         self.untold_low = False  # lowered or raised since the database was told
         self._clock = clock
         self._margin_s = margin_s
-        self._drawn: deque[Units] = deque()
+        self._drawn: list[Units] = []
         self._sum = self._under_way = 0
-        self._others: list[Units] = []
+        self._others: Sequence[Units] = ()
         self._low: Rate | None = None
         self._low_until = self._proven_until = 0.0
         self._closed_until = self._alone_until = 0.0
@@ -125,6 +133,13 @@ class Bucket:
     def has_room(self) -> bool:
         """Whether by the full rate there is room for more, in spite of what is drawn and under way."""
         return self._used(self._clock()) + self._under_way < self.rate.calls
+
+    def is_idle(self) -> bool:
+        """Whether a new one would say the same."""
+        now = self._clock()
+        self._used(now)  # forgets what no longer counts
+        known = self._under_way or self._drawn or self._others or self.bare or self.untold_low or self._reopens
+        return not known and now >= max(self._closed_until, self._alone_until, self._low_until)
 
     def draw(self, cost: int = 1) -> None:
         """Take ``cost`` units now, for a call that is answered now."""
@@ -212,7 +227,7 @@ class Bucket:
         """Units that count now; what no longer does is forgotten."""
         rate, longest = self.in_force, max(self.rate.per_s, self.in_force.per_s) + self._margin_s
         while self._drawn and self._drawn[0][0] + longest <= now:
-            self._sum -= self._drawn.popleft()[1]
+            self._sum -= self._drawn.pop(0)[1]
         if self._others:
             self._others = [one for one in self._others if one[0] + longest > now]
         if not self._others and rate.per_s + self._margin_s == longest:
@@ -228,6 +243,8 @@ class Bucket:
 class Counted(Bucket):
     """A long limit. The database counts it, for all processes; here is what it granted, to be drawn for a while."""
 
+    __slots__ = ("_granted", "_granted_until", "_none_until", "asking")
+
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic, margin_s: float = MARGIN_S) -> None:
         super().__init__(rate, clock, margin_s)
         self.asking = asyncio.Lock()
@@ -239,6 +256,11 @@ class Counted(Bucket):
 
     def has_room(self) -> bool:
         return False
+
+    def is_idle(self) -> bool:
+        granted_until = self._granted_until if self._granted > 0 else 0.0
+        quiet = self._clock() >= max(granted_until, self._none_until)
+        return quiet and not self.asking.locked() and super().is_idle()
 
     def lacks(self, cost: int) -> int:
         """How many units must be granted before ``cost`` can be drawn."""

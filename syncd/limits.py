@@ -10,6 +10,7 @@ import asyncio
 import time
 import uuid
 from contextlib import AbstractAsyncContextManager, nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from syncd.bucket import ALONE_S, LONG_S, MARGIN_S, Bucket, Budget, Counted, Rate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Bucket", "Buckets", "Budget", "Rate"]
 
 _PACED_S, _PACED_MORE_S = 120.0, 10.0  # one period of a limit of up to so long, and a bit more, may always be waited
+_FORGOTTEN_AT_ONCE = 2
 _UNLIMITED = Rate(1_000_000_000, 1.0)
 
 
@@ -47,13 +49,27 @@ class Buckets:
         self._buckets: dict[str, dict[str, Bucket]] = {}
 
     def bucket(self, credential: str, limit: str, rate: Rate) -> Bucket:
-        held = self._buckets.setdefault(credential, {})
+        held = self._buckets.get(credential)
+        if held is None:
+            self._forget()
+            held = self._buckets[credential] = {}
         kind = Counted if self._reserve is not None and rate.per_s >= LONG_S else Bucket
         bucket = held.get(limit)
         if bucket is None or type(bucket) is not kind:
             bucket = held[limit] = kind(rate, self._clock)
         bucket.rate = rate  # a changed one begins with what is drawn
         return bucket
+
+    def _forget(self) -> None:
+        """Drop what says nothing any more of the credentials that were looked at longest ago.
+
+        Two for each that comes: so there are about as many as were used lately, and no step is a long one.
+        """
+        for credential in list(islice(self._buckets, _FORGOTTEN_AT_ONCE)):
+            held = self._buckets.pop(credential)
+            kept = {limit: bucket for limit, bucket in held.items() if not bucket.is_idle()}
+            if kept:
+                self._buckets[credential] = kept  # at the end
 
     async def acquire(
         self,
@@ -70,9 +86,11 @@ class Buckets:
         the seconds. Raises `RateLimited` at once when the wait would exceed ``patience_s``; a period of a short limit
         is within patience, however short that is: else nothing would ever be asked at one call a minute.
         """
-        wanted = [(limit, self.bucket(credential, limit, _rate(rates, limit)), cost) for limit, cost in draws.items()]
         waited = 0.0
         while True:
+            wanted = [
+                (limit, self.bucket(credential, limit, _rate(rates, limit)), cost) for limit, cost in draws.items()
+            ]
             wait, limit = max(((bucket.wait_s(cost), limit) for limit, bucket, cost in wanted), default=(0.0, ""))
             if wait > 0:
                 ours = wait > max(bucket.closed_s() for _, bucket, _ in wanted)
@@ -168,8 +186,10 @@ class Buckets:
         return [budget for limit, bucket in held if (budget := bucket.budget(limit, self._me))]
 
     def saved(self, credential: str, budgets: Iterable[Budget]) -> None:
+        held = self._buckets.get(credential, {})
         for budget in budgets:
-            self._buckets[credential][budget.name].told()
+            if budget.name in held:  # what was told may say nothing any more by now
+                held[budget.name].told()
 
     def restore(
         self, credential: str, budgets: Iterable[Budget], rates: Mapping[str, Rate], lows: Mapping[str, Rate]

@@ -27,6 +27,7 @@ from syncd.cli.terminal import (
 )
 from syncd.lines import known_source
 from syncd.policy import INTERRUPTED
+from syncd.process import keep_what_is_loaded
 from syncd.report import workspaces
 from syncd.secret_files import exposed
 from syncd.sources import SOURCES
@@ -58,7 +59,7 @@ def serve(
     With engine.kind pgqueuer it puts what is due into the queue, for `syncd worker` processes.
     """
     settings = settings_of(config)
-    _until_stopped(settings, daemon.serve(settings, migrate=migrate, works=works, ready=_say_address))
+    _until_stopped(settings, daemon.serve(settings, migrate=migrate, works=works, ready=_started))
 
 
 def worker(
@@ -72,7 +73,7 @@ def worker(
     Then it drains and exits 0. Its HTTP is as with http.access = probes.
     """
     settings = probes_only(settings_of(config), port)
-    _until_stopped(settings, daemon.serve(settings, schedules=False, works=True, ready=_say_address))
+    _until_stopped(settings, daemon.serve(settings, schedules=False, works=True, ready=_started))
 
 
 def probes_only(settings: Settings, port: int | None) -> Settings:
@@ -81,7 +82,8 @@ def probes_only(settings: Settings, port: int | None) -> Settings:
     return settings.model_copy(update={"http": settings.http.model_copy(update=changed)})
 
 
-def _say_address(address: str) -> None:
+def _started(address: str) -> None:
+    keep_what_is_loaded()
     typer.echo(f"syncd serves {address}")
 
 
