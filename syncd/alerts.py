@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from syncd.errors import Transient
 from syncd.policy import LONGEST_RETRY, MISCONFIGURED, NEEDS_REAUTH
+from syncd.ways_out import way_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
 UNREAD = "unread"
-PLACEHOLDER = "WORKSPACE"  # in a way out: whose it is, which the message of one connection names
 FAILING, LATE, OVERDUE, RECOVERED, TEST = "failing", "late", "overdue", "recovered", "test"
 WITHDRAWN, PASSED = "withdrawn", "passed"  # how else an alert ends: nobody watches it now; it was a blip
 LISTED = 100  # connections that a message names at most
@@ -336,21 +336,11 @@ def _notice(look: Look, event: str, cause: str, alerts: Sequence[Alert]) -> Noti
 
 
 def _way_out(event: str, cause: str, hint: str, seen: Sequence[Seen]) -> str:
-    hint = f"{hint[0].upper()}{hint[1:].rstrip('.')}. " if hint else ""
-    one = str(seen[0].id) if len(seen) == 1 else "ID"
-    match event:
-        case "needs_reauth":
-            link = f"syncd connect-link --source {seen[0].source} --workspace {PLACEHOLDER}"
-            return f"{hint}Connect it again: `{link}` makes a link for its owner. The next turn after that reads it."
-        case "misconfigured":
-            return f"{hint}Then `syncd connections check {one}` tells what is still missing."
-        case "late":
-            return "`syncd doctor` names the cause."
-    if cause == UNREAD:
-        return f"{hint}Nothing to do while the vendor is away: each is tried again, at most 6 h apart."
-    if cause == "internal":
-        return "A defect in syncd: the log has its traceback under `run.defect`. It is tried again, at most 6 h apart."
-    return f"{hint}`syncd connections check {one}` asks the vendor what is wrong."
+    """It is stored without a name: `notify` puts in whose it is."""
+    if event == LATE:
+        return "`syncd doctor` names the cause."
+    kind = Transient.kind if cause == UNREAD else cause
+    return way_out(event, kind, hint, source=seen[0].source, only=seen[0].id if len(seen) == 1 else None)
 
 
 # ── delivering ──────────────────────────────────────────────────────────────────────────────────────────────────────

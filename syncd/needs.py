@@ -5,13 +5,13 @@ Of the rows and sums of `report`: whoever tells of trouble goes by the same ``tr
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from syncd.errors import Transient
 from syncd.report import ago
 from syncd.store.status import TROUBLES
+from syncd.ways_out import way_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -124,7 +124,8 @@ _VERBS = {
 
 def _caused(name: str, trouble: str, rows: Sequence[Row], count: int) -> Need:
     why, hint = said(rows[0])
-    first, passing = rows[0], trouble == "failing" and rows[0]["last_error_kind"] == Transient.kind
+    first, when = rows[0], ago(rows[0]["next_sync_at"])
+    passing = trouble == "failing" and rows[0]["last_error_kind"] == Transient.kind
     return Need(
         source=name,
         kind=trouble,
@@ -134,26 +135,16 @@ def _caused(name: str, trouble: str, rows: Sequence[Row], count: int) -> Need:
         since=_first(row["status_since"] for row in rows),
         what=f"{_product(name)}: {count:,} {_of(count)} {_VERBS[trouble][count != 1]}",
         why=why or "no reason is stored",
-        way_out=_way_out(trouble, hint, first, count),
+        way_out=way_out(
+            trouble,
+            first["last_error_kind"],
+            hint,
+            source=name,
+            only=first["id"] if count == 1 else None,
+            workspace=first["workspace_id"] if count == 1 else None,
+            when=when if when.startswith("in ") else "at the next turn",
+        ),
     )
-
-
-def _way_out(trouble: str, hint: str, row: Row, count: int) -> str:
-    hint = f"{hint[0].upper()}{hint[1:]}. " if hint else ""
-    mine = row["id"] if count == 1 else "ID"
-    if trouble == "needs_reauth":
-        whose = shlex.quote(row["workspace_id"]) if count == 1 else "WORKSPACE"
-        link = f"syncd connect-link --source {row['source']} --workspace {whose}"
-        return f"{hint}Connect it again: `{link}` makes a link for its owner. It is read at the next turn after that."
-    if trouble == "misconfigured":
-        return f"{hint}Then `syncd connections check {mine}` tells what is still missing, and `resume` is not needed."
-    when = ago(row["next_sync_at"])
-    again = f"It is tried again {when if when.startswith('in ') else 'at the next turn'}"
-    if row["last_error_kind"] == Transient.kind:
-        return f"{hint}Nothing to do while others are answered. {again}, at most 6 h apart."
-    if row["last_error_kind"] == "internal":
-        return f"A defect in syncd: the log has its traceback under the run's number. {again}."
-    return f"{hint}{again}. `syncd connections check {mine}` asks the vendor what is wrong."
 
 
 def _away(name: str, source: Mapping[str, Any], rows: Sequence[Row], count: int) -> Need:

@@ -27,10 +27,11 @@ import httpx
 import orjson
 
 from syncd import __version__
-from syncd.alerts import FAILING, LATE, PLACEHOLDER, RECOVERED, TEST, UNREAD, Notice
+from syncd.alerts import FAILING, LATE, RECOVERED, TEST, UNREAD, Notice
 from syncd.logs import redact
 from syncd.net import retry_after_s
 from syncd.policy import MISCONFIGURED, NEEDS_REAUTH
+from syncd.ways_out import PLACEHOLDER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
