@@ -48,6 +48,7 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="little data, one round: whether it all runs")
     parser.add_argument("--full", action="store_true", help="Slack with 20 workspaces, 190,000 messages; takes hours")
     parser.add_argument("--long", action="store_true", help="also 10,000 connections and a million messages")
+    parser.add_argument("--sizes", type=_numbers, default=(), help="of what grows instead, with commas: 100,10000")
     parser.add_argument("--rounds", type=int, help="of each comparison (5; with --quick 1)")
     parser.add_argument("--only", help=f"some of them, with commas between: {', '.join(PARTS)}")
     parser.add_argument("--to", type=Path, help="the file of the results (RESULTS.md; with --quick or --only none)")
@@ -56,6 +57,10 @@ def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     if unknown := set(given.only.split(",") if given.only else ()) - set(PARTS):
         parser.error(f"no such comparison: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     return given
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(one) for one in text.split(",")]
 
 
 def machine() -> str:
@@ -85,7 +90,7 @@ def main(given: argparse.Namespace) -> int:
         keep = (given.keep or Path(folder) / "keep").resolve()
         keep.mkdir(parents=True, exist_ok=True)
         rounds = given.rounds or (1 if given.quick else 5)
-        setting = Setting(server, Path(folder), keep, rounds, given.quick, given.full, given.long)
+        setting = Setting(server, Path(folder), keep, rounds, given.quick, given.full, given.long, given.sizes)
         ran_on = f"On {machine()} PostgreSQL {server.ask('postgres', 'SHOW server_version')[0][0]}, fsync off."
         for name in names:
             told(name)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.compare import QUIET
-from benchmarks.measure import ROOT, Spread, shown
-from benchmarks.subjects import _key, syncd, told
+from benchmarks.measure import ROOT, Failed, Spread, shown
+from benchmarks.subjects import MEASURED, syncd, syncd_spec, told
+from benchmarks.syncd_run import TURN_S
 from benchmarks.tables import Curves, Table
 from benchmarks.vendors import Talk, vendors
 from syncd.sources import SOURCES
@@ -24,76 +24,92 @@ if TYPE_CHECKING:
     from benchmarks.subjects import Setting
     from benchmarks.vendors import Running
 
-WORKSPACES = 20
 PER_THREAD = 99
+TWICE = [[name] for name in SOURCES] * 2
+SMALL = QUIET | {"channels": 1, "days": 2}
 
 
 def connections(setting: Setting) -> list[Table]:
     """A quarter of each source; the second of two cycles, in which nothing is new."""
-    counts = (20, 100) if setting.quick else (100, 1000, 10_000) if setting.long else (20, 100, 1000)
+    counts = setting.sizes or ((20, 100) if setting.quick else (20, 100, 1000, 10_000)[: 4 if setting.long else 3])
     head = (
-        "connections", "CPU ms each, idle cycle", *SOURCES, "peak MB", "KB each beyond the first row",
-        "loop late, p99 ms",
-        "most ms", "/healthz, p99 ms", "unanswered",
+        "connections", "CPU ms each, idle cycle", *SOURCES, "PostgreSQL's", "peak MB", "KB each beyond the first row",
+        "loop late, p99 ms", "busy itself", "most ms", "busy itself", "/healthz, p99 ms", "unanswered",
     )  # fmt: skip
     table = Table("Growth with the number of connections", head)
-    curve, first = dict[str, list[tuple[float, float]]](), (0, 0.0)
-    with vendors(workspaces=WORKSPACES, channels=1, days=2, **(QUIET | {"calls_per_day": 1})) as vendor:
-        lines = vendor.lines(*SOURCES)
+    curve = dict[str, list[tuple[float, float]]]()
+    for database, fresh in (("PostgreSQL", setting.server.url), ("SQLite", setting.sqlite)):
+        first = (0, 0.0)
         for count in counts:
-            url = setting.server.url()
-            done, health = _served(vendor, url, _many(lines, count))
-            # without pages, for asking for them and watching the loop costs as well
-            twice = [[name] for name in SOURCES] * 2  # the first time fills the caches of compiled statements
-            steps = syncd(setting, vendor, url, twice).told["steps"][len(SOURCES) :]
-            each = {name: step["cpu_s"] * 1000 / (count / 4) for name, step in zip(SOURCES, steps, strict=True)}
-            mean, peak = statistics.mean(each.values()), done["steps"][-1]["peak_mb"]
-            more = (peak - first[1]) * 1024 / (count - first[0]) if first[0] else 0.0
-            first = first if first[0] else (count, peak)
-            late = [max(step[key] for step in done["steps"]) for key in ("lag_p99_ms", "lag_most_ms")]
-            asked = sorted(one for one in health if one is not None) or [0.0]
-            table.rows.append(
-                (
-                    f"{count:,}", shown(mean), *map(shown, each.values()), shown(peak), shown(more), *map(shown, late),
-                    shown(asked[int(len(asked) * 0.99)] * 1000), f"{health.count(None)} of {len(health)}",
-                )
-            )  # fmt: skip
-            for name, value in (("CPU ms each", mean), ("peak MB", peak), ("loop late p99 ms", late[0])):
+            grown = _grown(setting, fresh(), count // 4)
+            more = (grown.peak_mb - first[1]) * 1024 / (count - first[0]) if first[0] else 0.0
+            first = first if first[0] else (count, grown.peak_mb)
+            row = (grown.mean_ms, *grown.each_ms.values(), grown.server_ms, grown.peak_mb, more, *grown.late_ms)
+            asked = f"{grown.unanswered} of {grown.asked}"
+            table.rows.append((f"{count:,}, {database}", *map(shown, row), shown(grown.health_ms), asked))
+            for name, value in (
+                (f"CPU ms each, {database}", grown.mean_ms),
+                (f"peak MB, {database}", grown.peak_mb),
+                (f"loop late p99 ms, {database}", grown.late_ms[1]),
+            ):
                 curve.setdefault(name, []).append((count, value))
-            told(f"{count} connections: {mean:.2f} ms each, {peak:.0f} MB")
+            told(f"{table.rows[-1]}")
     table.notes.append(
-        f"A quarter of the connections to each source, {WORKSPACES} workspaces behind them; a Slack workspace has 2 "
-        "conversations. PostgreSQL. Memory and lateness are of a process that serves its pages in the first cycle, in "
-        "which all is new, and in an idle one: /healthz is asked every 50 ms, the loop's lateness is the worst of a "
-        "source's cycle. CPU is of a later idle cycle, by a process that serves nothing."
+        "A quarter of the connections to each source, each with a workspace of its own; a Slack workspace has 2 "
+        "conversations. Memory and lateness are of a process that serves its pages in the first cycle, in which all is "
+        "new, and in an idle one: /healthz is asked every 50 ms, the loop's lateness is the worst of a source's cycle. "
+        "Busy itself is how much of it the process was computing: beside others it is late without being so. CPU is of "
+        "a later idle cycle, by a process that serves nothing."
     )
     table.plots.append(Curves("connections", "Growth with the number of connections", "connections", curve))
     return [table]
 
 
-def _many(lines: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """So many connections, a quarter of each source, of the workspaces in turn."""
-    by_source = defaultdict[str, list[dict[str, Any]]](list)
-    for line in lines:
-        by_source[line["source"]].append(line)
-    return [
-        {**mine[at % len(mine)], "workspace_id": f"w{at:05d}", "account": f"{at:05d}"}
-        for mine in by_source.values()
-        for at in range(count // 4)
-    ]
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What so many connections cost. ``late_ms``: p99 and what of it was syncd's own work, then the most alike."""
+
+    each_ms: dict[str, float]
+    server_ms: float
+    peak_mb: float
+    late_ms: tuple[float, ...]
+    health_ms: float
+    asked: int
+    unanswered: int
+
+    @property
+    def mean_ms(self) -> float:
+        return statistics.mean(self.each_ms.values())
 
 
-def _served(vendor: Running, url: str, lines: list[dict[str, Any]]) -> tuple[dict[str, Any], list[float | None]]:
-    """Two cycles of each source in a process that serves; seconds that each /healthz took, None = no good answer."""
-    exports = vendor.ask("environment").decode().splitlines()
-    environment = dict(line.removeprefix("export ").split("=", 1) for line in exports)
-    spec = {"url": url, "key": _key(), "environment": environment, "lines": lines, "http": True}
-    spec["steps"] = [[name] for name in SOURCES] * 2
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.syncd_run", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+def _grown(setting: Setting, url: str, workspaces: int) -> Grown:
+    with vendors(workspaces=workspaces, **SMALL) as vendor:
+        # Added by a process of its own: what is measured never held them all at once.
+        syncd(setting, vendor, url, [], lines=vendor.lines(*SOURCES))
+        done, health = _served(vendor, url)
+        # without pages, for asking for them and watching the loop costs as well
+        cost = syncd(setting, vendor, url, TWICE, turns=True, ahead_s=2 * TURN_S)
+    steps = cost.told["steps"][len(SOURCES) :]  # the first time fills the caches of compiled statements
+    if {step["runs"] for step in steps} != {workspaces}:
+        raise Failed(f"not all of {workspaces} connections of a source were run")
+    asked = sorted(one for one in health if one is not None) or [0.0]
+    kinds = ("lag_p99_ms", "busy_p99_ms", "lag_most_ms", "busy_most_ms")
+    return Grown(
+        each_ms={name: step["cpu_s"] * 1000 / workspaces for name, step in zip(SOURCES, steps, strict=True)},
+        server_ms=cost.server_s * 1000 / workspaces / len(TWICE),
+        peak_mb=done["steps"][-1]["peak_mb"],
+        late_ms=tuple(max(step[kind] for step in done["steps"]) for kind in kinds),
+        health_ms=asked[int(len(asked) * 0.99)] * 1000,
+        asked=len(health),
+        unanswered=health.count(None),
     )
+
+
+def _served(vendor: Running, url: str) -> tuple[dict[str, Any], list[float | None]]:
+    """Two cycles of each source in a process that serves; seconds that each /healthz took, None = no good answer."""
+    process = subprocess.Popen(MEASURED, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     assert process.stdin is not None and process.stdout is not None  # noqa: PT018 - asked for above
-    process.stdin.write(json.dumps(spec).encode())
+    process.stdin.write(syncd_spec(vendor, url, TWICE, turns=True, http=True))
     process.stdin.close()
     health, ends = list[float | None](), threading.Event()
     watch = threading.Thread(target=_ask, args=(process.stdout.readline().decode().strip(), health, ends))
@@ -102,7 +118,7 @@ def _served(vendor: Running, url: str, lines: list[dict[str, Any]]) -> tuple[dic
     ends.set()
     watch.join()
     if process.wait():
-        raise SystemExit("growth: the measured process did not end well")
+        raise Failed("the process that serves did not end well")
     return json.loads(said.splitlines()[-1]), health
 
 
@@ -122,7 +138,8 @@ def _ask(address: str, health: list[float | None], ends: threading.Event) -> Non
 
 def messages(setting: Setting) -> list[Table]:
     """One connection, one conversation, threads of a hundred."""
-    sizes = (100, 1000) if setting.quick else (100, 1000, 10_000, 100_000, 1_000_000)[: 5 if setting.long else 4]
+    usual = (100, 1000) if setting.quick else (100, 1000, 10_000, 100_000, 1_000_000)[: 5 if setting.long else 4]
+    sizes = setting.sizes or usual
     head = ("messages", "µs CPU each, PostgreSQL", "peak MB", "µs CPU each, SQLite", "peak MB", "calls")
     table, curve = Table("Growth with the messages of one connection", head), dict[str, list[tuple[float, float]]]()
     for size in sizes:

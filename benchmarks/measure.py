@@ -55,15 +55,25 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout_s: float = 900,
     keep: Path | None = None,
+    given: bytes = b"",
 ) -> Cost:
     """Run it to its end. ``keep``: where its output goes, else it is looked at for its last line and dropped.
+
+    ``given``: its input.
 
     Raises `Failed`.
     """
     server_s, began = server.cpu_s() if server else 0.0, time.monotonic()
-    with tempfile.TemporaryFile() as says, keep.open("w+b") if keep else tempfile.TemporaryFile() as out:
+    with (
+        tempfile.TemporaryFile() as says,
+        tempfile.TemporaryFile() as reads,
+        keep.open("w+b") if keep else tempfile.TemporaryFile() as out,
+    ):
+        reads.write(given)
+        reads.seek(0)
+        environment = {**os.environ, **(env or {})}
         process = subprocess.Popen(
-            command, stdout=out, stderr=says, cwd=ROOT, env={**os.environ, **(env or {})}, start_new_session=True
+            command, stdin=reads, stdout=out, stderr=says, cwd=ROOT, env=environment, start_new_session=True
         )
         watch = _Watch(process.pid)
         late = threading.Timer(timeout_s, os.killpg, (process.pid, signal.SIGKILL))

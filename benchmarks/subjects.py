@@ -20,7 +20,7 @@ from syncd.credentials import generate_key
 from syncd.sources.gong_api import SELECTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from benchmarks.measure import Server
@@ -31,7 +31,7 @@ RECORDS = ("people", "conversations", "messages", "meetings", "transcripts")
 
 @dataclass(slots=True)
 class Setting:
-    """How much is measured, and with what. ``out``: a folder for what is not kept."""
+    """How much is measured, and with what. ``out``: a folder for what is not kept. ``sizes``: of what grows."""
 
     server: Server
     out: Path
@@ -40,6 +40,7 @@ class Setting:
     quick: bool = False
     full: bool = False
     long: bool = False
+    sizes: Sequence[int] = ()
     peers: dict[str, Peer | str] = field(default_factory=dict)
 
     def sqlite(self) -> str:
@@ -47,12 +48,20 @@ class Setting:
         return f"sqlite+aiosqlite:///{self.out / f'{time.monotonic_ns()}.db'}"
 
 
-def syncd(setting: Setting, vendor: Running, url: str, steps: list[list[str]], *, lines: Any = (), **more: Any) -> Cost:
+MEASURED = (sys.executable, "-m", "benchmarks.syncd_run", "-")
+
+
+def syncd(setting: Setting, vendor: Running, url: str, steps: list[list[str]], **more: Any) -> Cost:
     """Run syncd in a process of its own; ``told["steps"]`` is what each cycle cost."""
+    spec = syncd_spec(vendor, url, steps, **more)
+    return run(MEASURED, server=setting.server, timeout_s=7200, given=spec)
+
+
+def syncd_spec(vendor: Running, url: str, steps: list[list[str]], **more: Any) -> bytes:
+    """The input of a measured syncd. ``more``: of `benchmarks.syncd_run.Spec`."""
     exports = vendor.ask("environment").decode().splitlines()
     environment = dict(line.removeprefix("export ").split("=", 1) for line in exports)
-    spec = {"url": url, "environment": environment, "steps": steps, "lines": list(lines), "key": _key(), **more}
-    return run(python("benchmarks.syncd_run", spec), server=setting.server, timeout_s=1800)
+    return json.dumps({"url": url, "environment": environment, "steps": steps, "key": _key(), **more}).encode()
 
 
 def _key() -> str:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
@@ -24,6 +24,7 @@ from benchmarks.measure import cpu_s, peak_mb
 from benchmarks.profiling import kind, shares
 from syncd import logs
 from syncd.daemon import make_scheduler, open_parts, raise_open_files, utc_now
+from syncd.process import keep_what_is_loaded
 from syncd.settings import Settings
 from syncd.store import Line
 from syncd.tasks import all_of
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from syncd.daemon import Parts
 
 FREE = "1000000/1s"
-NEVER = "0 0 1 1 *"  # the jobs' turns; cycles are started by hand
+QUARTERLY, TURN_S = "*/15 * * * *", 900.0
 LAG_S = 0.005
 
 
@@ -43,7 +44,9 @@ LAG_S = 0.005
 class Spec:
     """``lines``: connections to add first. ``steps``: each a list of sources. ``ahead_s``: how far its clock is.
 
-    ``profile``: tell where the steps' time went and what the database was asked.
+    ``turns``: the cycles are of the schedule, a source's next one a quarter of an hour after its last; else they are
+    asked for by hand, which takes what is not due as well. ``profile``: tell where the steps' time went and what the
+    database was asked.
     """
 
     url: str
@@ -53,6 +56,7 @@ class Spec:
     lines: list[dict[str, Any]] = field(default_factory=list)
     lookback: str = "24h"
     ahead_s: float = 0.0
+    turns: bool = False
     http: bool = False
     profile: bool = False
 
@@ -66,28 +70,37 @@ def configured(spec: Spec) -> Settings:
             sources.setdefault(source, {})[path[0]] = value
     for name, mine in sources.items():
         limits = dict.fromkeys(type(getattr(Settings().sources, name)).vendor_limits, FREE)
-        mine |= {"limits": limits, "lookback": spec.lookback, "cron": NEVER, "run_timeout": "2h"}
+        mine |= {"limits": limits, "lookback": spec.lookback, "cron": QUARTERLY, "run_timeout": "2h"}
         if name in {"gong", "fathom"}:
             mine["max_new_per_run"] = 100_000
     return Settings(database={"url": spec.url}, secret_keys=spec.key, sources=sources, http={"port": 0})
 
 
 class Lag:
-    """How late the loop comes back from a sleep of 5 ms."""
+    """How late the loop comes back from a sleep of 5 ms, and how much of that this process spent computing.
+
+    The rest is the machine's, which had other things to do: beside others the second is what tells of syncd.
+    """
 
     def __init__(self) -> None:
-        self.late_s = list[float]()
+        self._late_ms = {"lag": Counter[int](), "busy": Counter[int]()}  # lists would grow with the time it takes
 
     async def watch(self) -> None:
         while True:
-            began = time.monotonic()
+            began, used_s = time.monotonic(), time.process_time()
             await asyncio.sleep(LAG_S)
-            self.late_s.append(max(time.monotonic() - began - LAG_S, 0.0))
+            late_s = max(time.monotonic() - began - LAG_S, 0.0)
+            self._late_ms["lag"][round(late_s * 1000)] += 1
+            self._late_ms["busy"][round(min(late_s, time.process_time() - used_s) * 1000)] += 1
 
     def told(self) -> dict[str, float]:
         """In ms, of all since the last time it was asked."""
-        held, self.late_s = sorted(self.late_s) or [0.0], []
-        return {"lag_p99_ms": held[int(len(held) * 0.99)] * 1000, "lag_most_ms": held[-1] * 1000}
+        told = dict[str, float]()
+        for name, late in self._late_ms.items():
+            most = sorted(late.elements()) or [0]
+            told |= {f"{name}_p99_ms": most[int(len(most) * 0.99)], f"{name}_most_ms": most[-1]}
+            late.clear()
+        return told
 
 
 @asynccontextmanager
@@ -95,11 +108,12 @@ async def served(parts: Parts, lag: Lag, *, http: bool) -> AsyncIterator[None]:
     if not http:
         yield
         return
-    scheduler = make_scheduler(parts.settings, parts.engine)
+    scheduler = make_scheduler(parts.settings, parts.engine, schedules=False)  # cycles are started here
     web = Web(parts, scheduler)
     print(await web.start(), flush=True)
     scheduler.start()
     web.ready = True
+    keep_what_is_loaded()  # as `syncd serve` does
     watch = asyncio.create_task(lag.watch())
     try:
         yield
@@ -109,22 +123,29 @@ async def served(parts: Parts, lag: Lag, *, http: bool) -> AsyncIterator[None]:
         await web.stop()
 
 
-async def step(parts: Parts, names: list[str]) -> dict[str, Any]:
-    """A cycle of each; what it cost and what it did."""
+async def step(parts: Parts, names: list[str], at: datetime | None) -> dict[str, Any]:
+    """A cycle of each, for the turn before ``at``, None: by hand; what it cost and what it did."""
     used_s, began = cpu_s(), time.monotonic()
-    done = await all_of([parts.engine.cycle(name, trigger="cli") for name in names])
+    turns = [parts.engine.plans[name].last_turn(at) if at else None for name in names]
+    trigger = "schedule" if at else "cli"
+    done = await all_of(
+        [parts.engine.cycle(name, trigger=trigger, turn=turn) for name, turn in zip(names, turns, strict=True)]
+    )
     if failures := [one for status in done for one in status["failures"]]:
         raise SystemExit(f"{len(failures)} failed: {failures[0]}")
     told = {key: sum(status[key] for status in done) for key in ("added", "changed", "deleted", "calls")}
+    told["runs"] = sum(status[f"{way}_workspaces"] for status in done for way in ("successful", "deferred"))
     told["records"] = sum(value for status in done for key, value in status.items() if key.startswith("total_"))
     return told | {"cpu_s": cpu_s() - used_s, "wall_s": time.monotonic() - began, "peak_mb": peak_mb()}
 
 
 async def main(spec: Spec) -> dict[str, Any]:
-    def now() -> Any:
-        return utc_now() + timedelta(seconds=spec.ahead_s)
+    ahead_s = spec.ahead_s
 
-    lag = Lag()
+    def now() -> datetime:
+        return utc_now() + timedelta(seconds=ahead_s)
+
+    lag, turns = Lag(), Counter[str]()
     async with open_parts(configured(spec), migrate=True, now=now) as parts:
         lines = [Line(**{key: part for key, part in one.items() if key != "is_active"}) for one in spec.lines]
         if lines:
@@ -134,8 +155,11 @@ async def main(spec: Spec) -> dict[str, Any]:
         async with served(parts, lag, http=spec.http):
             with profiled(parts, more) if spec.profile else nullcontext():
                 for names in spec.steps:
+                    ahead_s = spec.ahead_s + TURN_S * turns[names[0]] * spec.turns
+                    turns.update(names)
                     lag.told()
-                    steps.append(await step(parts, names) | (lag.told() if spec.http else {}))
+                    done = await step(parts, names, now() if spec.turns else None)
+                    steps.append(done | (lag.told() if spec.http else {}))
     return {"started_mb": started_mb, "steps": steps, **more}
 
 
