@@ -6,20 +6,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from pathlib import Path
 
 import pytest
 
-from syncd.daemon import Parts, open_parts
-from syncd.limits import Buckets
-from syncd.settings import Settings
-from syncd.sources import SOURCES
+from tests.chaos.life import Holds, Life, life
 from tests.chaos.place import Place, changes, place, tiny
 from tests.chaos.seeds import LENGTH, REPLAY, databases, dice
 from tests.chaos.test_random import fault
@@ -29,32 +21,11 @@ STEP = timedelta(minutes=int(os.environ.get("SYNCD_SOAK_MINUTES", "15"))) if LEN
 TURNS = min(max(7 * LENGTH, 24), timedelta(days=7) // STEP) if LENGTH else 9
 HISTORY = timedelta(days=1)  # the shortest that may be set
 FAULTY = 0.3  # this share of the turns
+POOL = 10
 MORE_MB = 24  # what a process may have grown by when it is warm: nothing but the allocator's slack
-PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the process holds between two turns."""
-
-    memory_mb: float
-    tasks: int
-    files: int
-    databases: int
-
-
-def held(parts: Parts) -> Held:
-    gc.collect()
-    pool = parts.store.database.engine.pool
-    return Held(
-        memory_mb=int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_MB,
-        tasks=sum("RequestHandler" not in repr(task.get_coro()) for task in asyncio.all_tasks()),  # the sandbox's own
-        files=len(list(Path("/proc/self/fd").iterdir())),
-        databases=pool.checkedin() + pool.checkedout(),  # type: ignore[attr-defined]
-    )
-
-
-async def live(spot: Place, parts: Parts) -> list[Held]:
+async def lived(spot: Place, one: Life) -> list[Holds]:
     """Turn by turn; answers what was held after each."""
     throw, rules, found = dice("soak"), spot.box.world.faults, []
     workspaces = list(spot.box.world.companies)
@@ -63,42 +34,34 @@ async def live(spot: Place, parts: Parts) -> list[Held]:
         rules.rules.clear()
         if throw.random() < FAULTY:
             rules.add(fault(throw, workspaces))
-        for name in SOURCES:
-            parts.engine.start_cycle(name, spot.clock.now())
-        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("cycle ")))
+        found.append(await one.turn(spot.clock.now()))
         spot.box.world.ledger.clear()
-        found.append(held(parts))
-        print(f"turn {turn + 1} of {TURNS}: {found[-1]}", flush=True)  # -s shows how far a long one is
+        print(f"turn {turn + 1} of {TURNS}: {found[-1]}", flush=True)  # noqa: T201 - how far a long one is, with -s
     rules.rules.clear()
     return found
 
 
 @pytest.mark.parametrize("database_url", databases("sqlite"), indirect=True)
-async def test_a_long_life_leaks_nothing_and_forgets_its_old_cycles(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_long_life_leaks_nothing_and_forgets_its_old_cycles(database_url: str) -> None:
     options = tiny(dice("soak").randrange(1000), WORKSPACES)
     async with place(database_url, options, sources={"patience": "0s"}, history="1d") as spot:
-        monkeypatch.setattr("syncd.daemon.Buckets", partial(Buckets, spot.clock.monotonic))
-        monkeypatch.setattr("syncd.http.ATTEMPT_S", 0.5)
-        monkeypatch.setattr("syncd.engine._PRUNE_EVERY_S", 0.0)
+        spot.settings["database"]["pool_size"] = POOL
         for workspace in spot.box.world.companies:
             for made in changes(dice("soak", workspace), TURNS * 2):
                 spot.events(workspace, made)
-        async with open_parts(Settings(**spot.settings), now=spot.clock.now) as parts:
-            found = await live(spot, parts)
+        async with life(spot.settings, spot.clock.now()) as one:
+            found = await lived(spot, one)
             for passes in (timedelta(hours=25), timedelta(hours=7), timedelta(minutes=15)):
                 spot.pass_time(passes)
-                cycles = [parts.engine.cycle(name, trigger="schedule", turn=spot.clock.now()) for name in SOURCES]
-                await asyncio.gather(*cycles)
+                await one.turn(spot.clock.now())
             await spot.reconnect()
         warm, last = found[TURNS // 3], found[-1]
         assert max(one.tasks for one in found) <= warm.tasks, f"{REPLAY}: {found}"
-        assert last.databases <= parts.settings.database.pool_size, f"{REPLAY}: {found}"
-        more = 3 * (
+        assert last.databases <= POOL, f"{REPLAY}: {found}"
+        more_files = 3 * (
             last.databases - warm.databases
         )  # SQLite: the file, its log, its index; the pool fills as it is used
-        assert last.files <= warm.files + more + 6, f"{REPLAY}: {found}"
+        assert last.files <= warm.files + more_files + 6, f"{REPLAY}: {found}"
         assert last.memory_mb <= warm.memory_mb + MORE_MB, f"{REPLAY}: {found}"
         oldest = (spot.clock.now() - HISTORY - STEP).replace(tzinfo=None)
         for table in ("cycles", "runs"):
