@@ -22,8 +22,9 @@ from tests.postgres import Postgres
 if TYPE_CHECKING:
     from syncd.sandbox.app import Sandbox
     from syncd.sandbox.world import Options, World
+    from tests.serving import Site
 
-pytest_plugins = ["tests.leaks"]
+pytest_plugins = ["tests.once", "tests.leaks"]
 
 OF_TESTS = {
     "SYNCD_TEST_DATABASE_URL",
@@ -205,3 +206,31 @@ async def sandbox() -> AsyncIterator[Callable[..., Awaitable[Sandbox]]]:
             return await stack.enter_async_context(Sandbox(options, world=world))
 
         yield start
+
+
+@pytest_asyncio.fixture
+async def bare(sqlite_url: str) -> AsyncIterator[Site]:
+    """The daemon's HTTP on loopback, without a password."""
+    from tests.serving import site
+
+    async with site(sqlite_url) as one:
+        yield one
+
+
+@pytest_asyncio.fixture
+async def both(database_url: str) -> AsyncIterator[Site]:
+    """The same on each database."""
+    from tests.serving import site
+
+    async with site(database_url) as one:
+        yield one
+
+
+@pytest_asyncio.fixture
+async def locked(sqlite_url: str) -> AsyncIterator[Site]:
+    """With a token, open to other machines."""
+    from tests.serving import TOKEN, site
+
+    async with site(sqlite_url, host="0.0.0.0", token=TOKEN) as one:
+        one.client.base_url = one.base.replace("0.0.0.0", "127.0.0.1")
+        yield one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -18,6 +19,7 @@ from tests.connecting import serving
 
 TOKEN = "a-token-of-this-test"
 NOWHERE = "http://127.0.0.1:9"
+V1 = "/api/v1"
 
 
 def settings(url: str, **http: Any) -> Settings:
@@ -83,3 +85,27 @@ def in_a_thread(url: str, *workspaces: str, **http: Any) -> Iterator[Site]:
         loop.call_soon_threadsafe(stop.set)
         thread.join(30)
         loop.close()
+
+
+def problem(answer: httpx.Response, status: int, words: str = "") -> dict[str, Any]:
+    """The answer as RFC 9457 has it."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    body: dict[str, Any] = answer.json()
+    assert (answer.status_code, body["status"]) == (status, status), body
+    assert body["type"] == "about:blank"
+    assert body["title"]
+    assert words in body["detail"], body
+    assert "\n" not in body["detail"]
+    return body
+
+
+async def signs_in(one: Site, token: str = TOKEN, **headers: str) -> httpx.Response:
+    return await one.client.post("/login", data={"token": token, "next": "/?state=ok"}, headers=headers)
+
+
+async def csrf_of(one: Site) -> str:
+    (connection_id,) = await one.connect("acme")
+    page = await one.get(f"/connections/{connection_id}")
+    found = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
+    assert found, page.text
+    return found[1]

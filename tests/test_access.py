@@ -1,11 +1,10 @@
-"""Who is let in over HTTP, who is not, and that what changes something comes from our own pages."""
+"""Who is let in over HTTP, who is not, and what every answer tells a browser."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,42 +18,15 @@ from syncd.errors import UsageError
 from syncd.settings import load
 from syncd.settings_http import HttpSettings
 from syncd.web import access
-from tests.serving import TOKEN, Site, settings, site
+from tests.serving import TOKEN, Site, csrf_of, settings, signs_in, site
 
 OPEN = ("/healthz", "/readyz", "/style.css", "/live.js")
 GUARDED = ("/", "/connections/1", "/api/v1/status", "/api/v1/connections", "/api/v1/openapi.json", "/nothing")
 PROXY = {"proxy_header": "X-Forwarded-User"}
 
 
-@pytest.fixture
-async def bare(sqlite_url: str) -> AsyncIterator[Site]:
-    """On loopback, without a password."""
-    async with site(sqlite_url) as one:
-        yield one
-
-
-@pytest.fixture
-async def locked(sqlite_url: str) -> AsyncIterator[Site]:
-    """With a token, open to other machines."""
-    async with site(sqlite_url, host="0.0.0.0", token=TOKEN) as one:
-        one.client.base_url = httpx.URL(one.base.replace("0.0.0.0", "127.0.0.1"))
-        yield one
-
-
 def bearer(token: str = TOKEN) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-async def signs_in(one: Site, token: str = TOKEN, **headers: str) -> httpx.Response:
-    return await one.client.post("/login", data={"token": token, "next": "/?state=ok"}, headers=headers)
-
-
-async def csrf_of(one: Site) -> str:
-    (connection_id,) = await one.connect("acme")
-    page = await one.get(f"/connections/{connection_id}")
-    found = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
-    assert found, page.text
-    return found[1]
 
 
 # ── what the settings allow
@@ -328,86 +300,6 @@ async def test_metrics_are_for_whom_the_setting_says(
         one.client.base_url = httpx.URL(one.base.replace("0.0.0.0", "127.0.0.1"))
         assert (await one.get("/metrics")).status_code == unknown
         assert (await one.get("/metrics", **bearer())).status_code == known
-
-
-# ── forms and scripts of other sites
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Sec-Fetch-Site": "cross-site"}, 403),
-        ({"Sec-Fetch-Site": "same-site"}, 403),
-        ({"Origin": "https://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
-        ({"Sec-Fetch-Site": "same-origin"}, 303),
-        ({}, 303),
-    ],
-    ids=str,
-)
-async def test_a_form_is_taken_from_our_own_pages_only(bare: Site, headers: dict[str, str], status: int) -> None:
-    csrf = await csrf_of(bare)
-    (one,) = await bare.parts.store.connections.all()
-    answer = await bare.client.post(f"/connections/{one.id}/pause", data={"csrf": csrf}, headers=headers)
-    (after,) = await bare.parts.store.connections.all()
-    assert (answer.status_code, after.is_active) == (status, status == 403)
-
-
-@pytest.mark.parametrize("origin", ["{base}", "https://sync.example.com"])
-async def test_an_origin_of_ours_is_known(sqlite_url: str, origin: str) -> None:
-    async with site(sqlite_url, public_url="https://sync.example.com") as one:
-        headers = {"Origin": origin.format(base=one.base)}
-        csrf = await csrf_of(one)
-        (known,) = await one.parts.store.connections.all()
-        answer = await one.client.post(f"/connections/{known.id}/pause", data={"csrf": csrf}, headers=headers)
-        assert answer.status_code == 303
-
-
-@pytest.mark.parametrize("csrf", ["", "0" * 64, "ö"])
-async def test_a_form_without_its_text_changes_nothing(bare: Site, csrf: str) -> None:
-    (connection_id,) = await bare.connect("acme")
-    answer = await bare.client.post(f"/connections/{connection_id}/pause", data={"csrf": csrf})
-    (one,) = await bare.parts.store.connections.all()
-    assert (answer.status_code, one.is_active) == (403, True)
-
-
-async def test_a_form_of_another_session_changes_nothing(locked: Site) -> None:
-    await signs_in(locked)
-    csrf = await csrf_of(locked)
-    await signs_in(locked)
-    (one,) = await locked.parts.store.connections.all()
-    assert (await locked.client.post(f"/connections/{one.id}/pause", data={"csrf": csrf})).status_code == 403
-
-
-async def test_a_form_in_another_shape_is_refused(bare: Site) -> None:
-    (one,) = await bare.connect("acme")
-    for content_type in ("text/plain", "application/x-www-form-urlencoded; charset=nonsense", "multipart/form-data"):
-        answer = await bare.client.post(
-            f"/connections/{one}/pause", content="csrf=x", headers={"Content-Type": content_type}
-        )
-        assert answer.status_code == 415
-
-
-@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}], ids=str)
-async def test_no_page_of_another_site_reaches_the_api(bare: Site, headers: dict[str, str]) -> None:
-    (one,) = await bare.connect("acme")
-    assert (await bare.send("POST", f"/api/v1/connections/{one}/pause", **headers)).status_code == 403
-    assert (await bare.send("DELETE", f"/api/v1/connections/{one}", **headers)).status_code == 403
-
-
-async def test_a_page_of_ours_reaches_the_api_with_its_session(locked: Site) -> None:
-    (one,) = await locked.connect("acme")
-    await signs_in(locked)
-    here = {"Sec-Fetch-Site": "same-origin"}
-    assert (await locked.send("POST", f"/api/v1/connections/{one}/pause", **here)).status_code == 200
-    assert (await locked.get("/api/v1/status")).status_code == 200
-
-
-async def test_what_a_foreign_page_may_send_unasked_is_no_json(bare: Site) -> None:
-    (one,) = await bare.connect("acme")
-    for headers in ({"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}, {}):
-        answer = await bare.client.post(f"/api/v1/connections/{one}/pause", content="{}", headers=headers)
-        assert answer.status_code == 415
 
 
 # ── headers

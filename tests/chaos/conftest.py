@@ -20,8 +20,16 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest_asyncio.fixture
-async def forks(tmp_path: Path) -> AsyncIterator[Forks]:
-    """Processes of syncd, quick to start; what still runs at the end is killed."""
-    async with Forks(tmp_path) as made:
+@pytest_asyncio.fixture(scope="session")
+async def _forks() -> AsyncIterator[Forks]:
+    """The parent, which takes a second to start."""
+    async with Forks() as made:
         yield made
+
+
+@pytest_asyncio.fixture
+async def forks(_forks: Forks, tmp_path: Path) -> AsyncIterator[Forks]:
+    """Processes of syncd, quick to start; what still runs at the end is killed."""
+    _forks.folder = tmp_path
+    yield _forks
+    await _forks.end()

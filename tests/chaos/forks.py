@@ -7,7 +7,6 @@ that a lease is over at once when the next one begins later.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import resource
@@ -72,10 +71,15 @@ class Fork:
 
 
 class Forks:
-    """``async with Forks(folder) as forks: fork = await forks.cycle(settings, at=…)``."""
+    """``async with Forks() as forks: forks.folder = …; fork = await forks.cycle(settings, at=…)``.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers, self._lock = folder, itertools.count(1), asyncio.Lock()
+    ``folder``: where processes say what they say.
+    """
+
+    folder: Path
+
+    def __init__(self) -> None:
+        self._numbers, self._lock = itertools.count(1), asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNCD_")}
@@ -90,6 +94,10 @@ class Forks:
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
+
+    async def end(self) -> None:
+        """What still runs is killed."""
+        await self.order({"do": "end"})
 
     async def order(self, order: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -125,7 +133,7 @@ class Forks:
         return await self._fork("worker", settings, **limits)
 
     async def _fork(self, what: str, settings: Mapping[str, Any], **order: Any) -> Fork:
-        stem = self._folder / f"{what}-{next(self._numbers)}"
+        stem = self.folder / f"{what}-{next(self._numbers)}"
         out, log = stem.with_suffix(".json"), stem.with_suffix(".log")
         told = {"do": "fork", "what": what, "settings": settings, "out": str(out), "log": str(log), **order}
         return Fork((await self.order(told))["pid"], self, out, log)
@@ -135,8 +143,15 @@ class Forks:
 
 
 def main() -> None:
-    import syncd.daemon  # noqa: F401 - the slow part of every start, done once
+    """The slow parts of every start are done once: imports, the authorities that httpx trusts, the migrations."""
+    import httpx
 
+    import syncd.daemon  # noqa: F401
+    from syncd.store import database
+    from tests import once  # noqa: F401 - what it keeps the children have
+
+    httpx.create_ssl_context()
+    database.head()
     children: set[int] = set()
     for line in sys.stdin.buffer:
         order = orjson.loads(line)
@@ -148,15 +163,23 @@ def main() -> None:
             answer: dict[str, Any] = {"pid": pid}
         elif order["do"] == "nothing":
             answer = {}
+        elif order["do"] == "end":
+            _end(children)
+            answer = {}
         else:
             ended, status = os.waitpid(order["pid"], os.WNOHANG)
             children.discard(ended)
             answer = {"code": os.waitstatus_to_exitcode(status) if ended else None}
         sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
         sys.stdout.buffer.flush()
+    _end(children)
+
+
+def _end(children: set[int]) -> None:
     for pid in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)  # until it is waited for its id is nobody else's
+        os.waitpid(pid, 0)
+    children.clear()
 
 
 def _child(order: Mapping[str, Any]) -> None:

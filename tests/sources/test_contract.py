@@ -158,7 +158,7 @@ def unlimited(source: str) -> dict[str, str]:
 
 
 def places(pages: int) -> Iterator[int]:
-    step = max(1, pages // CUTS)
+    step = -(-pages // CUTS)
     yield from range(0, pages, step)
 
 
