@@ -199,7 +199,7 @@ async def test_what_is_read_now_is_told_with_live_figures(visit: Visit) -> None:
     texts: list[str] = []
 
     async def read(link: Any, since: Any) -> AsyncIterator[Page]:
-        yield Page(records=[message("a"), message("b")], cursor="1")
+        yield Page(records=[message("a"), message("b")], cursor="1", notes=["stored at once"])
         texts.append(await visit.text("/connections/1"))
         yield Page()
 

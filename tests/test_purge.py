@@ -129,7 +129,7 @@ async def test_a_run_under_way_writes_nothing_after_a_purge(store: Store) -> Non
     """Erased between two of its pages; the second brings records, a cursor, backlog and new credentials."""
 
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
-        yield Page(records=[message("a")], cursor="1", pending=[Pending("p", "later")])
+        yield Page(records=[message("a")], cursor="1", pending=[Pending("p", "later")], notes=["stored at once"])
         await store.purges.purge(Which(workspace="acme"), by="me")
         yield Page(records=[message("b")], cursor="2", pending=[Pending("q", "later")])
 

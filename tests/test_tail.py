@@ -49,7 +49,7 @@ def seen_while_it_reads(store: Store, whose: Whose = ALL) -> tuple[Any, list[See
     looks: list[Seen] = []
 
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
-        yield Page(records=[message("a"), message("b")], cursor="1")
+        yield Page(records=[message("a"), message("b")], cursor="1", notes=["stored at once"])
         await link.on_wait("heavy", 3 * 3600.0)
         looks.append(await look(store, Settings(), whose, 20))
         yield Page()
