@@ -12,7 +12,8 @@ RUN python -m venv /opt/syncd && /opt/syncd/bin/pip install --no-cache-dir -c de
 FROM python:3.13-slim
 RUN useradd --system --create-home --home-dir /var/lib/syncd --uid 10001 syncd
 COPY --from=build /opt/syncd /opt/syncd
-ENV PATH=/opt/syncd/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 SYNCD_HTTP__HOST=0.0.0.0
+# MALLOC_ARENA_MAX: SQLite's threads otherwise each keep freed memory for themselves
+ENV PATH=/opt/syncd/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MALLOC_ARENA_MAX=2 SYNCD_HTTP__HOST=0.0.0.0
 USER syncd
 WORKDIR /var/lib/syncd
 EXPOSE 8080

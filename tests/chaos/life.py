@@ -50,6 +50,7 @@ class Life:
 async def life(settings: Mapping[str, Any], born: datetime) -> AsyncIterator[Life]:
     """``born``: when its clock begins."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNCD_")}
+    kept["MALLOC_ARENA_MAX"] = "2"  # as in deploy/syncd.service and the image
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.chaos.life", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         env=kept, cwd=Path(__file__).parents[2],

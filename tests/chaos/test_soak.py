@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from statistics import median
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,15 @@ TURNS = min(max(7 * LENGTH, 24), timedelta(days=7) // STEP) if LENGTH else 9
 HISTORY = timedelta(days=1)  # the shortest that may be set
 FAULTY = 0.3  # this share of the turns
 POOL = 10
-MORE_MB = 24  # what a process may have grown by when it is warm: nothing but the allocator's slack
+MORE_MB = 12  # what a process may hold more in the last third of its life than in the second: the allocator's slack
+
+
+def most(held: list[Holds], what: str) -> Any:
+    return max(getattr(one, what) for one in held)
+
+
+def usual(held: list[Holds], what: str) -> Any:
+    return median(getattr(one, what) for one in held)
 
 
 async def lived(spot: Place, one: Life) -> list[Holds]:
@@ -55,14 +65,12 @@ async def test_a_long_life_leaks_nothing_and_forgets_its_old_cycles(database_url
                 spot.pass_time(passes)
                 await one.turn(spot.clock.now())
             await spot.reconnect()
-        warm, last = found[TURNS // 3], found[-1]
-        assert max(one.tasks for one in found) <= warm.tasks, f"{REPLAY}: {found}"
-        assert last.databases <= POOL, f"{REPLAY}: {found}"
-        more_files = 3 * (
-            last.databases - warm.databases
-        )  # SQLite: the file, its log, its index; the pool fills as it is used
-        assert last.files <= warm.files + more_files + 6, f"{REPLAY}: {found}"
-        assert last.memory_mb <= warm.memory_mb + MORE_MB, f"{REPLAY}: {found}"
+        warm, last = found[TURNS // 3 : 2 * TURNS // 3], found[2 * TURNS // 3 :]
+        told = f"{REPLAY}: {found}"
+        assert most(last, "tasks") <= most(warm, "tasks"), told
+        assert most(last, "databases") <= POOL, told
+        assert usual(last, "files") <= usual(warm, "files") + 6, told  # a vendor that hangs holds sockets meanwhile
+        assert most(last, "memory_mb") <= most(warm, "memory_mb") + MORE_MB, told
         oldest = (spot.clock.now() - HISTORY - STEP).replace(tzinfo=None)
         for table in ("cycles", "runs"):
             kept = await spot.one(f"SELECT MIN(started_at) FROM {table}")
