@@ -28,6 +28,7 @@ pytest_plugins = ["tests.once", "tests.leaks"]
 
 OF_TESTS = {
     "SYNCD_TEST_DATABASE_URL",
+    "SYNCD_KIND",
     "SYNCD_MONTHS",
     "SYNCD_CHAOS",
     "SYNCD_CHAOS_SEED",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,16 +23,28 @@ from tests.scripted import Bench
 
 SCHEMA = "syncd_queue"
 AT_MOST_S = 60
+KIND = os.environ.get("SYNCD_KIND", "local")  # the engine's, of the suites that can be run in either
+QUEUED = KIND == "pgqueuer"
+DATABASES = ["postgres"] if QUEUED else ["sqlite", "postgres"]
 
 
 @pytest_asyncio.fixture
 async def queue_url(postgres_url: str) -> AsyncIterator[str]:
     """A migrated PostgreSQL database with a queue in it."""
-    database = Database(postgres_url)
+    async with queue_in(postgres_url):
+        yield postgres_url
+
+
+@asynccontextmanager
+async def queue_in(url: str) -> AsyncIterator[None]:
+    """Have a queue in a migrated PostgreSQL database."""
+    database = Database(url)
     await Jobs(database, SCHEMA, timedelta(seconds=30)).install()
-    yield postgres_url
-    await forget(database)
-    await database.close()
+    try:
+        yield
+    finally:
+        await forget(database)
+        await database.close()
 
 
 async def forget(database: Database) -> None:

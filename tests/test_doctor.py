@@ -253,7 +253,11 @@ async def test_runs_of_a_dead_process_are_counted_and_living_ones_are_not(store:
 
 async def test_only_a_server_has_a_clock_of_its_own(store: Store, clock: Clock) -> None:
     off = await store.health.clock_off_s()
-    assert off is None if store.database.is_sqlite else off == pytest.approx((clock() - datetime.now(UTC)).total_seconds(), abs=60)
+    assert (
+        off is None
+        if store.database.is_sqlite
+        else off == pytest.approx((clock() - datetime.now(UTC)).total_seconds(), abs=60)
+    )
 
 
 async def test_a_hundred_connections_are_the_same_story_to_doctor_status_and_metrics(database_url: str) -> None:

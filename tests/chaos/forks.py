@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,9 +129,9 @@ class Forks:
         """A daemon, by the machine's clock."""
         return await self._fork("serve", settings, **limits)
 
-    async def worker(self, settings: Mapping[str, Any], **limits: Any) -> Fork:
-        """A worker, by the machine's clock."""
-        return await self._fork("worker", settings, **limits)
+    async def worker(self, settings: Mapping[str, Any], *, at: datetime | None = None, **limits: Any) -> Fork:
+        """A worker, as of ``at``; None: by the machine's clock."""
+        return await self._fork("worker", settings, at=at, **limits)
 
     async def _fork(self, what: str, settings: Mapping[str, Any], **order: Any) -> Fork:
         stem = self.folder / f"{what}-{next(self._numbers)}"
@@ -146,7 +147,8 @@ def main() -> None:
     """The slow parts of every start are done once: imports, the authorities that httpx trusts, the migrations."""
     import httpx
 
-    import syncd.daemon  # noqa: F401
+    import syncd.daemon
+    import syncd.worker  # noqa: F401 - it brings PgQueuer
     from syncd.store import database
     from tests import once  # noqa: F401 - what it keeps the children have
 
@@ -224,6 +226,9 @@ def _performed(order: Mapping[str, Any]) -> int:
             asyncio.run(daemon.serve(settings, ready=_say))
             return 0
         if order["what"] == "worker":
+            if order["at"]:
+                now = _clock(datetime.fromisoformat(order["at"]))
+                daemon.open_parts = partial(daemon.open_parts, now=now)
             asyncio.run(daemon.serve(settings, schedules=False, works=True, ready=_say))
             return 0
         statuses = asyncio.run(_cycles(settings, order))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from random import Random
@@ -24,6 +26,7 @@ from tests.chaos.forks import WAIT_S, Fork, Forks
 from tests.chaos.seeds import REPLAY
 from tests.months.moves import DEEDS, Move, events
 from tests.months.reading import BORN, KINDS, VOLATILE, compared
+from tests.queueing import SCHEMA, queue_in
 
 KEY = generate_key()
 TINY = {"days": 1, "channels": 1, "messages_per_day": 2, "calls_per_day": 1, "meetings_per_day": 1, "mails_per_day": 2}
@@ -32,13 +35,17 @@ GONG_SECOND = "30/1s"  # instead of 3: most of the time would go into waiting fo
 
 @dataclass(slots=True)
 class Place:
-    """``settings``: for a process. ``months``: what will happen at the vendors, a month for each workspace."""
+    """``settings``: for a process. ``months``: what will happen at the vendors, a month for each workspace.
+
+    ``queued``: each turn goes by way of a queue.
+    """
 
     box: Sandbox
     database: Database
     settings: dict[str, Any]
     months: list[Month] = field(default_factory=list)
     turns: int = 0
+    queued: bool = False
 
     @property
     def clock(self) -> Clock:
@@ -58,11 +65,22 @@ class Place:
         self.turns += 1
         return await forks.cycle(self.settings, at=self.clock.now(), turn=self.clock.now(), **limits)
 
+    async def begin(self, forks: Forks, **limits: Any) -> Turn:
+        """A turn of the schedule now, by all who have a part in it."""
+        worker = await forks.worker(self.settings, at=self.clock.now(), **limits) if self.queued else None
+        if worker is not None:
+            await until(lambda: "http://" in worker.said())  # it hears signals, and takes jobs
+        return Turn(self, await self.turn(forks, **limits), worker)
+
     async def whole_turn(self, forks: Forks) -> None:
         """A turn that nothing disturbs: all must be well."""
-        fork = await self.turn(forks)
-        code = await fork.wait()
-        assert code == 0, f"{code}: {fork.said()[-3000:]}"
+        turn = await self.begin(forks)
+        code = await turn.wait()
+        assert code == 0, f"{code}: {turn.said()[-3000:]}"
+
+    async def waiting(self) -> int:
+        """How many jobs are in the queue, those that a dead worker had among them."""
+        return int(await self.one(f"SELECT COUNT(*) FROM {SCHEMA}.pgqueuer")) if self.queued else 0
 
     async def reconnect(self) -> int:
         """What a person does for connections that need it; answers how many there were.
@@ -126,24 +144,83 @@ class Place:
         return [str(breach) for breach in self.box.world.breaches]
 
 
+@dataclass(slots=True)
+class Turn:
+    """A turn under way: the daemon's process and, where it goes by way of a queue, that of a worker."""
+
+    place: Place
+    daemon: Fork
+    worker: Fork | None
+
+    async def over(self) -> bool:
+        """Whether the daemon has ended, and nothing is in the queue."""
+        return await self.daemon.ended() and await self.place.waiting() == 0
+
+    async def reads(self) -> bool:
+        """Whether a run of it is under way."""
+        query = "SELECT COUNT(*) FROM runs WHERE status = 'running' AND started_at >= :now"
+        return bool(await self.place.one(query, now=self.place.clock.now()))
+
+    async def wait(self) -> int:
+        """The daemon's exit code, when all is over."""
+        code = await self.daemon.wait()
+        if self.worker is not None:
+            await until(self.over)
+            self.worker.kill(signal.SIGTERM)
+            assert await self.worker.wait() == 0, self.said()[-3000:]
+        return code
+
+    async def killed_after(self, seconds: float, *, drains: bool) -> bool:
+        """Whether the kill found it under way.
+
+        ``drains``: the daemon alone is killed, and the worker told to stop; else both are killed, when a run is under way.
+        """
+        if self.worker is None:
+            return await self.daemon.killed_after(seconds)
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends or not (drains or await self.reads()):
+            if await self.over():
+                await self.wait()
+                return False
+            await asyncio.sleep(0.01)
+        self.daemon.kill()
+        self.worker.kill(signal.SIGTERM if drains else signal.SIGKILL)
+        assert await self.worker.wait() == (0 if drains else -signal.SIGKILL), self.said()[-3000:]
+        await self.daemon.wait()
+        return True
+
+    def said(self) -> str:
+        return self.daemon.said() + (self.worker.said() if self.worker is not None else "")
+
+
 @asynccontextmanager
 async def place(
-    database_url: str, options: Options, *, born: datetime | None = BORN, clock: Clock | None = None, **settings: Any
+    database_url: str,
+    options: Options,
+    *,
+    born: datetime | None = BORN,
+    clock: Clock | None = None,
+    queued: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[Place]:
-    """``born``: of the sandbox; None: now. ``settings``: beside those that point at it, ``sources`` over each source's."""
+    """``born``: of the sandbox; None: now. ``queued``: in PostgreSQL, with a queue by way of which turns go. ``settings``:
+    beside those that point at it, ``sources`` over each source's.
+    """
     world = World(options, clock or StandingClock(born))
     own = settings.pop("sources", {})
-    async with Sandbox(options, world=world) as box:
+    engine = {"kind": "pgqueuer", "heartbeat": "1s"} if queued else {}  # so long a dead worker has its jobs
+    async with Sandbox(options, world=world) as box, queue_in(database_url) if queued else nullcontext():
         chosen = {
             "database": {"url": database_url},
             "secret_keys": KEY,
             "log": {"level": "warning"},
             "http": {"port": 0},
+            "engine": engine,
             "sources": {name: mine | own for name, mine in addresses(box).items()},
         } | settings
         chosen["sources"]["gong"] |= {"limits": {"calls": GONG_SECOND}}
         database = Database(database_url)
-        made = Place(box, database, chosen)
+        made = Place(box, database, chosen, queued=queued)
         await Store(database, world.clock.now).connections.put(made.lines(), Vault([KEY]).seal)
         try:
             yield made
@@ -182,15 +259,15 @@ def changes(throw: Random, many: int) -> Iterator[list[Event]]:
 
 
 async def caught_up(spot: Place, forks: Forks) -> int:
-    """One turn in which the sweep and all of the backlog are due; answers how many more it took, as limits deferred it
-    or a person had to connect anew.
+    """One turn in which the sweep and all of the backlog are due; answers how many more it took, as limits deferred it,
+    a person had to connect anew, or what the dead left in the queue came first and was read for a turn of theirs.
     """
     spot.pass_time(timedelta(hours=25))
     for more in range(10):
-        fork = await spot.turn(forks)
-        assert await fork.wait() in {0, 1}, f"{REPLAY}\n{fork.said()}"
-        deferred = any(status["deferred_workspaces"] for status in orjson.loads(fork.out.read_bytes()))
-        if not await spot.reconnect() and not deferred:
+        left, turn = await spot.waiting(), await spot.begin(forks)
+        assert await turn.wait() in {0, 1}, f"{REPLAY}\n{turn.said()}"
+        deferred = any(status["deferred_workspaces"] for status in orjson.loads(turn.daemon.out.read_bytes()))
+        if not await spot.reconnect() and not deferred and not left:
             return more
         spot.pass_time(timedelta(minutes=15))
     raise AssertionError(f"{REPLAY}: not caught up after ten turns")

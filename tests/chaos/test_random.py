@@ -1,6 +1,7 @@
 """All at once, by a seed: vendors that fail in every way, data that changes, kills; then quiet, and the truth.
 
-``SYNCD_CHAOS=200 pytest tests/chaos/test_random.py`` makes that many turns on each database.
+``SYNCD_CHAOS=200 pytest tests/chaos/test_random.py`` makes that many turns on each database; with
+``SYNCD_KIND=pgqueuer`` by way of a queue.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from syncd.sandbox.faults import KINDS
 from syncd.sources import SOURCES
 from tests.chaos.forks import Forks
 from tests.chaos.place import caught_up, changes, place, tiny
-from tests.chaos.seeds import LENGTH, REPLAY, databases, dice
+from tests.chaos.seeds import LENGTH, REPLAY, dice
+from tests.queueing import DATABASES, QUEUED
 
 TURNS = LENGTH or 4
 LIES = {"404", "nulls", "wrong-types"}  # what they tell is believed: a record that is gone, or that says nothing
@@ -35,12 +37,13 @@ def fault(throw: Random, workspaces: list[str]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("database_url", databases("postgres"), indirect=True)
+@pytest.mark.parametrize("database_url", DATABASES if LENGTH else ["postgres"], indirect=True)
 async def test_after_turns_of_everything_some_quiet_turns_make_the_database_the_truth(
     database_url: str, forks: Forks
 ) -> None:
     throw = dice("random")
-    async with place(database_url, tiny(throw.randrange(1000)), sources={"patience": "0s"}) as spot:
+    options = tiny(throw.randrange(1000))
+    async with place(database_url, options, queued=QUEUED, sources={"patience": "0s"}) as spot:
         await spot.whole_turn(forks)
         workspaces = list(spot.box.world.companies)
         for workspace in workspaces:
@@ -52,9 +55,9 @@ async def test_after_turns_of_everything_some_quiet_turns_make_the_database_the_
             rules.rules.clear()
             for _ in range(throw.randrange(1, 5)):
                 rules.add(fault(throw, workspaces))
-            fork = await spot.turn(forks, attempt_s=ATTEMPT_S)
-            await fork.killed_after(throw.choice((throw.uniform(0, 1), 60)))
-            assert "Traceback" not in fork.said(), f"{REPLAY}\n{fork.said()}"
+            turn = await spot.begin(forks, attempt_s=ATTEMPT_S)
+            await turn.killed_after(throw.choice((throw.uniform(0, 1), 60)), drains=throw.random() < 0.5)
+            assert "Traceback" not in turn.said(), f"{REPLAY}\n{turn.said()}"
             await spot.reconnect()
         rules.rules.clear()
         for _ in range(2):  # whatever the failures were, their waits are over; a sweep, and what it found in detail

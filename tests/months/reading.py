@@ -25,6 +25,8 @@ from syncd.settings import Settings
 from syncd.source import Page, Since, Source
 from syncd.sources import SOURCES
 from syncd.store import Database, Line
+from syncd.worker import Worker
+from tests.queueing import KIND, queue_in
 
 KINDS = ("people", "conversations", "messages", "meetings", "transcripts")
 # What each vendor makes anew at each call, so that nobody can hold it as it is now.
@@ -207,10 +209,11 @@ async def reading(
     *,
     cuts: Cuts | None = None,
     settings: Mapping[str, Any] | None = None,
+    kind: str = KIND,
 ) -> AsyncIterator[Reading]:
     """A sandbox that was born just now, and one connection to it that has had its first cycle.
 
-    ``settings``: the connection's; with ``channels`` only these are compared.
+    ``settings``: the connection's; with ``channels`` only these are compared. ``kind``: the engine's.
     """
     async with Sandbox(options, world=World(options, StandingClock(BORN))) as box:
         prefix = f"SYNCD_SOURCES__{source.upper()}__"
@@ -223,13 +226,16 @@ async def reading(
         configured = Settings(
             database={"url": database_url},
             secret_keys=generate_key(),
-            sources={source: mine | {"patience": "0s", "limits": dict.fromkeys(limits, "1000000/1s")}},
+            engine={"kind": kind},
+            sources={
+                source: mine | {"patience": "0s", "limits": dict.fromkeys(limits, "1000000/1s"), "concurrency": 2}
+            },
         )
-        async with open_parts(configured, now=box.world.clock.now) as parts:
+        async with opened(configured, source, box.world.clock.now) as (parts, reader):
             if cuts is not None:
-                plan = parts.engine.plans[source]
+                plan = reader.engine.plans[source]
                 cut = dataclasses.replace(plan, source=cuts.source(SOURCES[source]))
-                parts.engine.plans = {**parts.engine.plans, source: cut}
+                reader.engine.plans = {**reader.engine.plans, source: cut}
             line = next(one for one in box.connections() if one["source"] == source)
             chosen = {key: line[key] for key in ("workspace_id", "account", "credentials")}
             line = Line(source=source, settings=settings or {}, **chosen)
@@ -242,6 +248,27 @@ async def reading(
             if cuts is not None:
                 cuts.on = True
             yield one
+
+
+@asynccontextmanager
+async def opened(settings: Settings, source: str, now: Callable[[], datetime]) -> AsyncIterator[tuple[Parts, Parts]]:
+    """Who begins the cycles, and who reads: itself, or a worker by way of the queue."""
+    if settings.engine.kind == "local":
+        async with open_parts(settings, now=now) as parts:
+            yield parts, parts
+        return
+    async with (
+        queue_in(settings.database.url.get_secret_value()),
+        open_parts(settings, queued=True, now=now) as daemon,
+        open_parts(settings, now=now) as reader,
+    ):
+        assert reader.store.jobs is not None
+        worker = Worker(reader.engine, reader.store, reader.store.jobs, sources=[source])
+        worker.start()
+        try:
+            yield daemon, reader
+        finally:
+            await worker.drain(5.0)
 
 
 async def emptied(database_url: str) -> None:

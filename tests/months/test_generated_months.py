@@ -18,6 +18,7 @@ from syncd.sandbox.month import Event, Month
 from syncd.sources import SOURCES
 from tests.months.moves import DEEDS, LONGEST_RIPENING, WAITS, Move, events, shown
 from tests.months.reading import MANY, REST, Cuts, emptied, reading
+from tests.queueing import DATABASES
 
 STEP = timedelta(hours=18)  # a message of six days is changed, and a sweep comes before it is seven days old
 CHANNEL = "C000000000"
@@ -36,7 +37,7 @@ async def check(source: str, database_url: str, made: list[Event], cut: int | No
     assert faults == [], "\n".join([*shown(made), *faults])
 
 
-@pytest.fixture(params=["sqlite", "postgres"] if MANY else ["sqlite"])
+@pytest.fixture(params=DATABASES if MANY else DATABASES[:1])
 def url(request: pytest.FixtureRequest) -> str:
     found: str = request.getfixturevalue(f"{request.param}_url")
     return found

@@ -10,6 +10,7 @@ import pytest
 
 from syncd.sandbox.month import Event, Month, Ref
 from tests.months.reading import reading
+from tests.queueing import DATABASES
 
 CHANGES: Mapping[str, tuple[timedelta, Event, Event]] = {
     "slack": (
@@ -35,6 +36,7 @@ def at(event: Event, moment: timedelta) -> Event:
 
 
 @pytest.mark.parametrize("source", list(CHANGES))
+@pytest.mark.parametrize("database_url", DATABASES, indirect=True)
 async def test_a_change_during_an_outage_arrives_with_the_first_sweep_after_it(source: str, database_url: str) -> None:
     age, made, changed = CHANGES[source]
     settings: dict[str, Any] = {"channels": ["C000000000"]} if source == "slack" else {}
