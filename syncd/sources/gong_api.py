@@ -146,9 +146,11 @@ async def _refresh(link: Link) -> Mapping[str, Any]:
 
 def _refusal(answer: Answer) -> SourceError | None:
     """What Gong's error envelope means; None for a success, which its 404 for "nothing found" is too."""
+    if answer.status < 300:  # before its body is decoded, which is so once more
+        return None
     errors = dig(answer.object_or_none(), "errors")
     words = " ".join(one for one in errors if text(one))[:200] if isinstance(errors, list) else ""
-    if answer.status < 300 or (answer.status == 404 and re.match("No (calls|users) found corresponding", words)):
+    if answer.status == 404 and re.match("No (calls|users) found corresponding", words):
         return None
     message = f"HTTP {answer.status}: {words}" if words else f"HTTP {answer.status}"
     for status, part, error, hint in _REFUSALS:
