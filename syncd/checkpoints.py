@@ -155,6 +155,8 @@ class Checkpoints:
         await self.flush()
         with self._live.renewing(self._store.lease):
             await self._store.pages.forget_cursors(self._live.connection.id, stream.name, self._whose.lease)
+        gone = {where: (before, None) for where, (before, _) in self.moved.items() if where[0] == stream.name}
+        self.moved |= gone
 
     def told(self) -> dict[str, list[str | None]] | None:
         """The cursors that moved, for the run's row: ``stream`` or ``stream/partition`` → before and after."""

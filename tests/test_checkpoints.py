@@ -285,6 +285,21 @@ async def test_the_longest_due_come_first_however_long_the_backlog_is(store: Sto
     assert [one.external_id for one in seen] == ["first", "late"]
 
 
+async def test_a_cursor_that_comes_again_after_the_vendor_forgot_it_is_stored(store: Store) -> None:
+    begun: list[int] = []
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        begun.append(1)
+        yield Page(cursor="1")
+        if len(begun) == 1:
+            raise CursorExpired("gone")
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    await bench.cycle()
+    assert await held(store) == {"": "1"}
+
+
 async def test_a_claim_tells_the_run_whose_lease_ran_out_as_interrupted(store: Store, clock: Clock) -> None:
     bench = Bench(store, source(pages()), clock)
     await bench.connect("acme")
