@@ -38,10 +38,10 @@ _DEEP = "@@deep@@"
 
 
 class Answers:
-    """What one fault makes of the answers that it meets; it remembers the last good one of a listing."""
+    """What one fault makes of the answers that it meets; it remembers the last good one of each account's listing."""
 
     def __init__(self) -> None:
-        self._good: dict[str, Any] = {}
+        self._good: dict[tuple[str, ...], Any] = {}
 
     async def wrong_types(self, request: web.Request, response: web.Response, seed: int) -> web.Response:
         """Texts become numbers and numbers texts, lists objects and objects lists; the envelope stays."""
@@ -67,7 +67,8 @@ class Answers:
         answer = _good(response)
         if answer is None and not page_token(request, await request.read()):
             return response
-        answer = self._good[request.path] = answer or self._good.get(request.path) or {}
+        listing = request.path, *_whose(request)
+        answer = self._good[listing] = answer or self._good.get(listing) or {}
         *above, member = _TOKEN[_vendor(request)]
         holder = answer
         for key in above:
@@ -83,6 +84,12 @@ class Answers:
         response.body = orjson.dumps(body)
         response.set_status(status)
         return response
+
+
+def _whose(request: web.Request) -> tuple[str, ...]:
+    """What tells one account's calls from another's."""
+    headers = request.headers
+    return headers.get("Authorization", ""), headers.get("X-Api-Key", ""), request.query.get("token", "")
 
 
 def page_token(request: web.Request, body: bytes) -> str:

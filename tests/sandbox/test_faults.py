@@ -109,6 +109,24 @@ async def test_page_tokens_that_go_round_and_such_that_never_end(meet):
     assert len(set(await tokens("endless-pages"))) == 4
 
 
+async def test_a_page_that_comes_again_is_of_the_same_account(sandbox: Boxes):
+    """A token that the vendor does not know brings the page before it: never another customer's."""
+    box = await sandbox(Options(workspaces=2, days=1, page_size=2))
+    one, other = (box.fathom.key(name) for name in box.world.companies)
+    box.world.faults.rules[:] = [Fault("endless-pages", "fathom")]
+
+    async with httpx.AsyncClient(timeout=5) as client:
+
+        async def meetings(key: str, cursor: str = "") -> Any:
+            url = f"{box.base}/fathom/external/v1/meetings{cursor and f'?cursor={cursor}'}"
+            return (await client.get(url, headers={"X-Api-Key": key})).json()
+
+        first = await meetings(one)
+        await meetings(other)
+        again = await meetings(one, first["next_cursor"])
+    assert (again["items"], bool(first["items"])) == (first["items"], True)
+
+
 async def test_an_expired_cursor_befalls_later_pages_only(meet):
     first = await meet("expired-cursor")
     assert first.status_code == 200
