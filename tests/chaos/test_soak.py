@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from statistics import median
 from typing import Any
 
 import pytest
@@ -31,8 +30,8 @@ def most(held: list[Holds], what: str) -> Any:
     return max(getattr(one, what) for one in held)
 
 
-def usual(held: list[Holds], what: str) -> Any:
-    return median(getattr(one, what) for one in held)
+def least(held: list[Holds], what: str) -> Any:
+    return min(getattr(one, what) for one in held)
 
 
 async def lived(spot: Place, one: Life) -> list[Holds]:
@@ -69,7 +68,7 @@ async def test_a_long_life_leaks_nothing_and_forgets_its_old_cycles(database_url
         told = f"{REPLAY}: {found}"
         assert most(last, "tasks") <= most(warm, "tasks"), told
         assert most(last, "databases") <= POOL, told
-        assert usual(last, "files") <= usual(warm, "files") + 6, told  # a vendor that hangs holds sockets meanwhile
+        assert least(last, "files") <= least(warm, "files") + 6, told  # kept connections come and go with the faults
         assert most(last, "memory_mb") <= most(warm, "memory_mb") + MORE_MB, told
         oldest = (spot.clock.now() - HISTORY - STEP).replace(tzinfo=None)
         for table in ("cycles", "runs"):
