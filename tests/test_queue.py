@@ -313,7 +313,9 @@ async def test_the_depth_of_the_queue_is_told(queue_url: str) -> None:
         worker, _ = spot.worker()
         worker.start()
         await done(spot, 1)
-        after = await spot.store.jobs.depth()
+        async with asyncio.timeout(10):  # it tells that it is there beside its work
+            while (after := await spot.store.jobs.depth()).workers == 0:
+                await asyncio.sleep(0.01)
         assert (after.workers, after.queued, after.oldest_s) == (1, 0, None)
         await worker.drain(1)
         assert (await spot.store.jobs.depth()).workers == 0
