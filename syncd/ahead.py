@@ -26,14 +26,6 @@ class Ahead:
         self._held, self._flush = held, flush
         self._fresh: dict[Kind, dict[str, Record | None]] = {}
 
-    def fits(self, page: Page) -> bool:
-        """Whether the page may be stored in one step with those that wait: it touches nothing that one of them
-        deletes, and deletes nothing that one of them touches.
-        """
-        if any(one.external_id in self._fresh.get(one.kind, ()) for one in page.deletions):
-            return False
-        return all(self._of(one).get(one.external_id, one) is not None for one in page.records)
-
     def take(self, page: Page) -> None:
         """The page waits from now on."""
         for record in page.records:
@@ -70,9 +62,6 @@ class Ahead:
         await self._flush()
         async for batch in self._held.ids(kind):
             yield batch
-
-    def _of(self, record: Record) -> Mapping[str, Record | None]:
-        return self._fresh.get(type(record), {})
 
 
 def _members(record: Record, members: Sequence[str]) -> tuple[Any, ...]:

@@ -108,7 +108,7 @@ class Checkpoints:
         moves = page.cursor is not None and page.cursor != self._at(stream, page.partition, cursors)
         self._note(stream, page, cursors)
         touches = _touches(stream, page)
-        if self._touched & touches or not self._ahead.fits(page):
+        if self._touched & touches:
             await self.flush()
         self._waiting.append(_Waiting(stream, page if moves else replace(page, cursor=None), counted))
         self._touched |= touches

@@ -19,7 +19,7 @@ from urllib.request import getproxies
 import aiohttp
 import orjson
 
-from syncd.errors import Misconfigured, RateLimited, SourceError, Transient
+from syncd.errors import AuthError, Misconfigured, RateLimited, SourceError, Transient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -145,13 +145,13 @@ class Net:
         """One request, never following a redirect.
 
         ``params``: for the query, a value or a sequence of them by name. ``auth``: name and password, for HTTP Basic.
-        ``body``: ``json`` or ``data``, as aiohttp has them. Raises `Misconfigured` where a header cannot be sent.
+        ``body``: ``json`` or ``data``, as aiohttp has them. Raises `AuthError` where credentials cannot be sent.
         """
         sent = dict(headers or ())
         if auth is not None:
             sent["Authorization"] = "Basic " + b64encode(":".join(auth).encode()).decode()
-        if any(not text.isprintable() for text in sent.values()):
-            raise Misconfigured("the credentials hold a character that cannot be sent", hint="copy them again")
+        if not all(text.isascii() and text.isprintable() for text in sent.values()):
+            raise AuthError("the credentials hold a character that cannot be sent", hint="copy them again")
         async with self.aiohttp.request(
             method, url, params=_query(params), headers=sent, allow_redirects=False, middlewares=(), **body
         ) as response:

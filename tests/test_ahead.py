@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from syncd.ahead import Ahead
 from syncd.http import Link
 from syncd.records import Deletion, Meeting, Message
 from syncd.source import Held, Page, Since
@@ -73,24 +72,3 @@ async def test_a_question_for_all_ids_stores_what_waits_first(store: Store) -> N
     assert sorted(await asked(store, all_ids, "acme", at_once=False)) == sorted(
         {"old", "new", "edited", "else", "late", "moved", "twice"}
     )
-
-
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        (Page(records=[said("1")]), Page(deletions=[Deletion(Message, "1")])),
-        (Page(deletions=[Deletion(Message, "1")]), Page(records=[said("1")])),
-        (Page(deletions=[Deletion(Message, "1")]), Page(deletions=[Deletion(Message, "1")])),
-    ],
-    ids=["read and deleted", "deleted and read", "deleted twice"],
-)
-def test_pages_whose_order_matters_are_not_stored_in_one_step(first: Page, second: Page) -> None:
-    ahead = Ahead(None, None)  # type: ignore[arg-type]  # it asks neither
-    ahead.take(first)
-    assert not ahead.fits(second)
-
-
-def test_the_later_of_two_copies_of_a_record_fits() -> None:
-    ahead = Ahead(None, None)  # type: ignore[arg-type]  # it asks neither
-    ahead.take(Page(records=[said("1", a=1)]))
-    assert ahead.fits(Page(records=[said("1", a=2)]))

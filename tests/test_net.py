@@ -16,7 +16,7 @@ import pytest_asyncio
 from aiohttp import web
 from slack_sdk.web.async_client import AsyncWebClient
 
-from syncd.errors import Misconfigured, Transient
+from syncd.errors import AuthError, Misconfigured, Transient
 from syncd.net import DEEPEST, Answer, Net
 from syncd.sandbox.fault_streams import STREAMS
 from syncd.sandbox.faults import Fault
@@ -63,6 +63,7 @@ async def serve(request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
 
 
 clients = pytest.mark.parametrize("serve", CLIENTS, indirect=True)
+ours = pytest.mark.parametrize("serve", CLIENTS[:1], indirect=True)
 
 
 def answers(body: bytes, **headers: str) -> Handler:
@@ -208,6 +209,31 @@ async def test_without_a_proxy_no_call_takes_a_thread(
     async with Net() as net:
         monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", refuse)
         assert await Here(net, here.client, here.base).ask() == {"ok": True}
+
+
+@ours
+@pytest.mark.parametrize("token", ["two\nlines", "t\u00f6ken", "nul\x00"])
+async def test_credentials_that_no_header_can_hold_are_told_and_not_sent(serve: Serve, token: str) -> None:
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({})
+
+    here = await serve(handler)
+    with pytest.raises(AuthError, match="a character that cannot be sent") as told:
+        await here.net.ask("GET", here.base, headers={"Authorization": f"Bearer {token}"})
+    assert (asked, token in str(told.value)) == ([], False)
+
+
+@ours
+async def test_a_query_holds_each_of_several_values(serve: Serve) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        return web.json_response({"query": [list(one) for one in request.query.items()]})
+
+    here = await serve(handler)
+    answer = await here.net.ask("GET", here.base, params={"teams[]": ("a b", "c"), "none": (), "page": 2})
+    assert answer.json() == {"query": [["teams[]", "a b"], ["teams[]", "c"], ["page", "2"]]}
 
 
 @clients

@@ -111,8 +111,6 @@ class Api:
 
     async def _headers(self) -> dict[str, str]:
         token = self.key or await self._link.access_token()
-        if not token.isascii():
-            raise AuthError("the credentials hold a character that cannot be sent", hint="copy them again")
         return {"X-Api-Key": token} if self.key else {"Authorization": f"Bearer {token}"}
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import bindparam, case, delete, func, insert, select, update
 
 from syncd.errors import OtherAccount, UsageError
 from syncd.policy import OK, RUNNING
-from syncd.store.at_once import RESTING, claiming, new_values
 from syncd.store.clock import is_unowned, unowned, unowned_values
 from syncd.store.due import active_of, in_turn, takeable
+from syncd.store.runs_postgresql import RESTING, claiming, new_values
 from syncd.tables import backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:

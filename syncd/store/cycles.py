@@ -9,13 +9,13 @@ from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.policy import BACKFILL, DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
-from syncd.store.at_once import ending, ending_values, new_values
+from syncd.store.batcher import Batcher
 from syncd.store.clock import ahead, set_back, unowned
 from syncd.store.connections import end_dead_runs
 from syncd.store.database import Dumped, clean
-from syncd.store.joint import Joint
 from syncd.store.pages import placed, put_cursors
 from syncd.store.rows import dumped
+from syncd.store.runs_postgresql import ending, ending_values, new_values
 from syncd.tables import connections, cursors, cycles, runs
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Cycles:
         self._database = database
         self._now = now
         self._lease = lease
-        self._joint = Joint(self._finished, _GATHER_S)
+        self._batcher = Batcher(self._finished, _GATHER_S)
 
     async def begin(self, source: str, trigger: str, turn: datetime | None, *, held: Collection[int] = ()) -> int:
         """The cycle of this turn, made or joined (another daemon's cron fired for the same turn); answers its id.
@@ -181,7 +181,7 @@ class Cycles:
         Then only the run's row is written: the connection belongs to somebody else. Runs that end at the same moment
         are stored together.
         """
-        return await self._joint.ask(_End(run_id, connection, lease, ended))
+        return await self._batcher.ask(_End(run_id, connection, lease, ended))
 
     async def _finished(self, ends: Sequence[_End]) -> Sequence[bool]:
         now = self._now()

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, func, select
 
 from syncd.source import Waiting
-from syncd.store.joint import Joint
+from syncd.store.batcher import Batcher
 from syncd.store.known import AT_ONCE, Wanted, look
 from syncd.store.pages import batches
 from syncd.store.rows import digest_of
-from syncd.store.selecting import Selects, Shape, live
+from syncd.store.selects import Selects, Shape, live
 from syncd.tables import OF_KIND, backlog, cursors, watches
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Looks:
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self._database = database
         self._now = now
-        self._joint = Joint(self._looked)
+        self._batcher = Batcher(self._looked)
         self._selects = Selects(database)
 
     async def known(
@@ -43,7 +43,7 @@ class Looks:
 
         Those that begin at the same moment are told together.
         """
-        return await self._joint.ask(Wanted(connection_id, tuple(watching), credential or ""))
+        return await self._batcher.ask(Wanted(connection_id, tuple(watching), credential or ""))
 
     async def _looked(self, wanted: Sequence[Wanted]) -> Sequence[Known]:
         now = self._now()

@@ -9,12 +9,12 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.errors import LeaseLost
+from syncd.store.checkpoint_postgresql import any_of, storing, values
+from syncd.store.checkpoint_sqlite import attempts, rows_of, step_by_step
 from syncd.store.counts import Counts
 from syncd.store.database import clean
+from syncd.store.merged import Merged, merged
 from syncd.store.rows import document, row
-from syncd.store.stepwise import attempts, rows_of, step_by_step
-from syncd.store.storing import any_of, storing, values
-from syncd.store.together import Together, together
 from syncd.tables import OF_KIND, connections, cursors, runs
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Row, Table
 
     from syncd.source import Page
+    from syncd.store.checkpoint_postgresql import Shape
     from syncd.store.database import Database
-    from syncd.store.storing import Shape
-    from syncd.store.together import Key
+    from syncd.store.merged import Key
 
 T = TypeVar("T")
 Rows = dict["Table", list[dict[str, Any]]]
@@ -118,11 +118,11 @@ class Pages:
         They do what each alone would do, in their order: given that none pends, resolves, watches or unwatches what one
         before it has touched. ``records``: how many of their records the run counts; ``calls``: the run's calls so far.
         """
-        page = together(pages, self._now())
+        page = merged(pages, self._now())
         its = {**self._fence(connection_id, lease), "run": run_id, "rows": records, "asked": calls}
         return await (self._stepwise(page, its) if self._database.is_sqlite else self._at_once(page, its))
 
-    async def _stepwise(self, page: Together, its: Mapping[str, Any]) -> Counts:
+    async def _stepwise(self, page: Merged, its: Mapping[str, Any]) -> Counts:
         connection_id, rows = its["its"], rows_of(page)
 
         def stored(db: Db) -> Counts:
@@ -134,7 +134,7 @@ class Pages:
 
         return await self._database.change(stored)
 
-    async def _at_once(self, page: Together, its: Mapping[str, Any]) -> Counts:
+    async def _at_once(self, page: Merged, its: Mapping[str, Any]) -> Counts:
         made = {
             OF_KIND[kind]: [row(kind, name, records[name]) for name in sorted(records)]
             for kind, records in page.records.items()
@@ -150,7 +150,7 @@ class Pages:
             return _told(shape, await self._database.at_once(storing(*shape), {**given, **its}))
         rest = {kind: dict.fromkeys(ids.keys() - both[kind].keys()) for kind, ids in page.deletions.items()}
         steps = [(*values(replace(page, deletions=rest), rows, tried), its)]
-        steps.append((*values(Together(page.now, deletions=both), {}, {}), {**its, "rows": 0}))
+        steps.append((*values(Merged(page.now, deletions=both), {}, {}), {**its, "rows": 0}))
 
         def stored(db: Db) -> Counts:
             counts = Counts()
@@ -160,7 +160,7 @@ class Pages:
 
         return await self._database.change(stored)
 
-    async def _looked(self, page: Together, connection_id: int, made: Rows) -> tuple[Rows, Mapping[Key, int]]:
+    async def _looked(self, page: Merged, connection_id: int, made: Rows) -> tuple[Rows, Mapping[Key, int]]:
         """The rows that may have to be written, and how often was tried what was tried again.
 
         Not in the transaction: with our lease nobody else writes these, and without it nothing is written.

@@ -9,12 +9,15 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
+from sqlalchemy import case, or_
 
 from syncd.store.database import Dumped, clean
 from syncd.tables import OF_KIND, Json, UtcDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Table
 
     from syncd.records import Kind, Record
 
@@ -41,6 +44,24 @@ def _shape_of(kind: Kind) -> _Shape:
 
 
 _SHAPES = {kind: _shape_of(kind) for kind in OF_KIND}
+
+
+def rewritten(table: Table, insert: Any) -> Any:
+    """``insert`` into a record table that updates the rows that are there with other content, or deleted."""
+    keep = {"connection_id", "external_id", "created_at"}
+    changed = table.c.digest != insert.excluded.digest
+    new = {column.name: insert.excluded[column.name] for column in table.c if column.name not in keep}
+    return insert.on_conflict_do_update(
+        index_elements=["connection_id", "external_id"],
+        set_=new
+        | {
+            "deleted_at": None,
+            # a record that is back as it was has not changed
+            "updated_at": case((changed, insert.excluded.updated_at), else_=table.c.updated_at),
+        },
+        # the guard against a race that the lease should have prevented
+        where=or_(changed, table.c.deleted_at.is_not(None)),
+    )
 
 
 def row(kind: Kind, external_id: str, record: Record) -> dict[str, Any]:

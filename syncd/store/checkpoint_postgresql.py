@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, any_, bindparam, case, cast, column, func, literal, or_, select, update
+from sqlalchemy import Text, any_, bindparam, cast, column, func, literal, or_, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from syncd.store.rows import document
-from syncd.store.together import by_stream
+from syncd.store.merged import by_stream
+from syncd.store.rows import document, rewritten
 from syncd.tables import OF_KIND, UtcDateTime, backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
@@ -23,32 +23,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import CTE, BindParameter, Table
 
-    from syncd.store.together import Key, Together
+    from syncd.store.merged import Key, Merged
 
     Shape = tuple[tuple[Table, ...], tuple[Table, ...], tuple[str, ...]]
 
 _NOW: BindParameter[Any] = bindparam("now", type_=UtcDateTime)
-_KEY = ["connection_id", "external_id"]
 _PLACE = ["connection_id", "stream", "partition"]
 _THING = ["connection_id", "stream", "external_id"]
-
-
-def rewritten(table: Table, insert: Any) -> Any:
-    """``insert`` into a record table that updates the rows that are there with other content, or deleted."""
-    keep = {"connection_id", "external_id", "created_at"}
-    changed = table.c.digest != insert.excluded.digest
-    new = {column.name: insert.excluded[column.name] for column in table.c if column.name not in keep}
-    return insert.on_conflict_do_update(
-        index_elements=_KEY,
-        set_=new
-        | {
-            "deleted_at": None,
-            # a record that is back as it was has not changed
-            "updated_at": case((changed, insert.excluded.updated_at), else_=table.c.updated_at),
-        },
-        # the guard against a race that the lease should have prevented
-        where=or_(changed, table.c.deleted_at.is_not(None)),
-    )
 
 
 def any_of(name: str) -> Any:
@@ -191,9 +172,9 @@ def storing(puts: tuple[Table, ...], gone: tuple[Table, ...], also: tuple[str, .
 
 
 def values(
-    page: Together, rows: Mapping[Table, Sequence[Mapping[str, Any]]], attempts: Mapping[Key, int]
+    page: Merged, rows: Mapping[Table, Sequence[Mapping[str, Any]]], attempts: Mapping[Key, int]
 ) -> tuple[Shape, dict[str, Any]]:
-    """What `storing` is chosen by, and what it is executed with; ``rows``: by `row`; ``attempts``: see `Together`."""
+    """What `storing` is chosen by, and what it is executed with; ``rows``: by `row`; ``attempts``: see `Merged`."""
     texts: dict[str, Any] = {
         f"{table.name}_ids": document([one["external_id"] for one in some]) for table, some in rows.items()
     }

@@ -1,6 +1,7 @@
 """Pages stored step by step, in a transaction that has seen to the lease: SQLite's way, which is nowhere far away.
 
 There is one statement for each table, made once, whatever number of rows it is about: their ids come as one JSON text.
+`attempts` is asked by both databases.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from sqlalchemy import Text, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects import sqlite
 
 from syncd.store.counts import Counts
-from syncd.store.rows import document, plain_row
-from syncd.store.storing import rewritten
-from syncd.store.together import by_stream
+from syncd.store.merged import by_stream
+from syncd.store.rows import document, plain_row, rewritten
 from syncd.tables import OF_KIND, UtcDateTime, backlog, cursors, watches
 
 if TYPE_CHECKING:
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection as Db
     from sqlalchemy import Table
 
-    from syncd.store.together import Key, Together
+    from syncd.store.merged import Key, Merged
 
 Rows = list[tuple["Table", list[dict[str, Any]]]]
 _THESE: Any = select(func.json_each(bindparam("these", type_=Text)).table_valued("value").c.value)
 _THING = ["connection_id", "stream", "external_id"]
 
 
-def rows_of(page: Together) -> Rows:
+def rows_of(page: Merged) -> Rows:
     """Made outside of the transaction: it holds the only writer. In the order of the key, as the index has them."""
     made = []
     for kind, records in page.records.items():
@@ -39,7 +39,7 @@ def rows_of(page: Together) -> Rows:
     return made
 
 
-def step_by_step(db: Db, connection_id: int, page: Together, rows: Rows) -> Counts:
+def step_by_step(db: Db, connection_id: int, page: Merged, rows: Rows) -> Counts:
     """Store it all."""
     counts = Counts()
     its = {"connection_id": connection_id}

@@ -20,7 +20,7 @@ from sqlalchemy import (
     true,
 )
 
-from syncd.store.joint import Joint
+from syncd.store.batcher import Batcher
 from syncd.tables import UtcDateTime, meetings, messages
 
 if TYPE_CHECKING:
@@ -51,15 +51,15 @@ class Shape(NamedTuple):
 class Selects:
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._joint: dict[Shape, Joint[Mapping[str, Any], Found]] = {}
+        self._batchers: dict[Shape, Batcher[Mapping[str, Any], Found]] = {}
 
     async def ask(self, shape: Shape, values: Mapping[str, Any]) -> Found:
         """External id → members. ``values``: ``its``, the connection's id; ``is_…`` for each of ``equal`` and
         ``among``; ``least`` and ``most``.
         """
-        if shape not in self._joint:
-            self._joint[shape] = Joint(lambda asked: self._answered(shape, asked))
-        return await self._joint[shape].ask(values)
+        if shape not in self._batchers:
+            self._batchers[shape] = Batcher(lambda asked: self._answered(shape, asked))
+        return await self._batchers[shape].ask(values)
 
     async def _answered(self, shape: Shape, asked: Sequence[Mapping[str, Any]]) -> Sequence[Found]:
         def stepwise(db: Db) -> list[Found]:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from syncd.store import joint
-from syncd.store.joint import Joint
+from syncd.store import batcher
+from syncd.store.batcher import Batcher
 
 
 class Asked:
@@ -29,9 +29,9 @@ class Asked:
         return [2 * one for one in batch]
 
 
-async def going(joint: Joint[int, int], *questions: int) -> list[asyncio.Task[int]]:
+async def going(asked: Batcher[int, int], *questions: int) -> list[asyncio.Task[int]]:
     """Tasks that ask, gone as far as they can."""
-    tasks = [asyncio.create_task(joint.ask(one)) for one in questions]
+    tasks = [asyncio.create_task(asked.ask(one)) for one in questions]
     for _ in range(5):
         await asyncio.sleep(0)
     return tasks
@@ -39,14 +39,14 @@ async def going(joint: Joint[int, int], *questions: int) -> list[asyncio.Task[in
 
 async def test_what_is_asked_in_one_turn_of_the_loop_is_asked_at_once() -> None:
     asked = Asked()
-    answers = await asyncio.gather(*(Joint.ask(one, 1) for one in [Joint(asked)] * 3))
+    answers = await asyncio.gather(*(Batcher.ask(one, 1) for one in [Batcher(asked)] * 3))
     assert (answers, asked.batches) == ([2, 2, 2], [[1, 1, 1]])
 
 
 async def test_what_comes_meanwhile_is_the_next_batch() -> None:
     asked = Asked()
     asked.may.clear()
-    both = Joint(asked)
+    both = Batcher(asked)
     tasks = await going(both, 1) + await going(both, 2) + await going(both, 3)
     asked.may.set()
     assert await asyncio.gather(*tasks) == [2, 4, 6]
@@ -54,15 +54,15 @@ async def test_what_comes_meanwhile_is_the_next_batch() -> None:
 
 
 async def test_a_batch_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joint, "_MOST", 2)
+    monkeypatch.setattr(batcher, "_MOST", 2)
     asked = Asked()
-    assert await asyncio.gather(*map(Joint(asked).ask, range(3))) == [0, 2, 4]
+    assert await asyncio.gather(*map(Batcher(asked).ask, range(3))) == [0, 2, 4]
     assert asked.batches == [[0, 1], [2]]
 
 
 async def test_what_is_wrong_with_one_is_not_the_others_matter() -> None:
     asked = Asked(2)
-    answers = await asyncio.gather(*map(Joint(asked).ask, (1, 2, 3)), return_exceptions=True)
+    answers = await asyncio.gather(*map(Batcher(asked).ask, (1, 2, 3)), return_exceptions=True)
     assert [answers[0], type(answers[1]), answers[2]] == [2, ValueError, 6]
 
 
@@ -70,23 +70,23 @@ async def test_a_database_that_is_away_is_not_asked_once_more_for_each() -> None
     gone = DBAPIError("SELECT", None, Exception("gone"), connection_invalidated=True)
     for error in (gone, OSError("refused")):
         asked = Asked(2, error=error)
-        answers = await asyncio.gather(*map(Joint(asked).ask, (1, 2, 3)), return_exceptions=True)
+        answers = await asyncio.gather(*map(Batcher(asked).ask, (1, 2, 3)), return_exceptions=True)
         assert (answers, len(asked.batches)) == ([error] * 3, 1)
 
 
 async def test_after_a_failure_the_next_batch_is_asked() -> None:
     asked = Asked(1)
-    one = Joint(asked)
+    one = Batcher(asked)
     with pytest.raises(ValueError, match="wrong"):
         await one.ask(1)
     assert await one.ask(2) == 4
 
 
 async def test_a_slow_batch_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joint, "_SLOW_S", 0.0)
+    monkeypatch.setattr(batcher, "_SLOW_S", 0.0)
     asked = Asked()
     asked.may.clear()
-    one = Joint(asked)
+    one = Batcher(asked)
     slow = await going(one, 1)
     late = await going(one, 2)
     assert asked.batches == [[1], [2]]
@@ -106,7 +106,7 @@ async def test_a_batch_that_nobody_waits_for_any_more_is_cut() -> None:
             cut.set()
         return batch
 
-    one: Joint[int, int] = Joint(stuck)
+    one: Batcher[int, int] = Batcher(stuck)
     tasks = await going(one, 1, 1)
     tasks[0].cancel()
     await asyncio.wait([tasks[0]])
@@ -119,7 +119,7 @@ async def test_a_batch_that_nobody_waits_for_any_more_is_cut() -> None:
 
 async def test_who_is_cut_before_the_batch_begins_is_not_asked_for() -> None:
     asked = Asked()
-    one = Joint(asked)
+    one = Batcher(asked)
     cut, stays = (asyncio.create_task(one.ask(number)) for number in (1, 2))
     await asyncio.sleep(0)
     cut.cancel()

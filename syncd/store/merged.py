@@ -1,4 +1,4 @@
-"""What several pages do together: so that each table is written once, whatever number of pages comes at once."""
+"""Several pages as one: what they store between them, so that each table is written once, whatever their number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = tuple[str, str]  # a stream, and what it is about: an external id, or a pa
 
 
 @dataclass(slots=True)
-class Together:
+class Merged:
     """``cursors``: None where one is dropped. ``announced``: what another stream will try. ``tried``: what could not
     be read yet, told by the stream that tried. ``watches``: with the next time.
     """
@@ -88,9 +88,9 @@ class Together:
         return [key for key, cursor in self.cursors.items() if cursor is None]
 
 
-def together(pages: Iterable[tuple[str, Page]], now: datetime) -> Together:
+def merged(pages: Iterable[tuple[str, Page]], now: datetime) -> Merged:
     """Of one page, or of several of which none pends, resolves, watches or unwatches what one before it touched."""
-    found = Together(now)
+    found = Merged(now)
     for stream, page in pages:
         found.add(stream, page)
     for key in found.tried:

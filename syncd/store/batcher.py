@@ -19,7 +19,7 @@ _MOST = 50  # of one batch
 _SLOW_S = 0.25  # a batch that takes longer, such as one that waits for a locked row, holds up nobody
 
 
-class Joint(Generic[Q, A]):
+class Batcher(Generic[Q, A]):
     """Asks together what is asked in one turn of the event loop, or while the batch before is being answered.
 
     ``answer``: answers a batch, in its order, all or none. Where it fails and the database is there, each is asked by
