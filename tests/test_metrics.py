@@ -69,7 +69,7 @@ def clock() -> Clock:
 
 
 async def test_rows_are_counted_by_table_and_change(store: Store, clock: Clock) -> None:
-    first = Page(records=[message("a"), message("b"), Person(external_id="p", raw={})])
+    first = Page(records=[message("a"), message("b"), Person(external_id="p", raw={})], notes=["at once"])
     then = Page(records=[message("a", "edited"), message("b")], deletions=[Deletion(Message, "b")])
     bench = Bench(store, source(pages(first, then)), clock)
     await bench.connect("acme")
