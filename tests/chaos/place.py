@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from syncd import tables
 from syncd.credentials import Vault, generate_key
@@ -67,10 +67,19 @@ class Place:
 
     async def begin(self, forks: Forks, **limits: Any) -> Turn:
         """A turn of the schedule now, by all who have a part in it."""
+        await self._end_rights()
         worker = await forks.worker(self.settings, at=self.clock.now(), **limits) if self.queued else None
         if worker is not None:
             await until(lambda: "http://" in worker.said())  # it hears signals, and takes jobs
         return Turn(self, await self.turn(forks, **limits), worker)
+
+    async def _end_rights(self) -> None:
+        """Who was killed while it renewed a token is long dead by now: PostgreSQL counts its right to it by a clock that
+        does not go on with ours.
+        """
+        ended = update(tables.connections).values(renewing=None, renewing_until=None)
+        async with self.database.write() as session:
+            await session.execute(ended)
 
     async def whole_turn(self, forks: Forks) -> None:
         """A turn that nothing disturbs: all must be well."""
