@@ -292,7 +292,7 @@ async def is_well(spot: Place, forks: Forks) -> None:
     assert (found := await spot.differences()) == [], "\n".join([REPLAY, *found])
     assert await spot.one("SELECT COUNT(*) FROM runs WHERE status = 'running'") == 0, REPLAY
     assert await spot.one("SELECT COUNT(*) FROM connections WHERE failures > 0 OR lease IS NOT NULL") == 0, REPLAY
-    assert spot.breaches() == [], REPLAY
+    assert (found := spot.breaches()) == [], "\n".join([REPLAY, *found])
 
 
 async def until(what: Callable[[], bool | Awaitable[bool]], at_most_s: float = WAIT_S) -> None:

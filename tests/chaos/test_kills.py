@@ -52,4 +52,4 @@ async def test_after_kills_at_random_moments_one_cycle_makes_the_database_the_tr
         ), REPLAY
         assert await spot.one("SELECT COUNT(*) FROM runs WHERE error = 'the daemon died'") > 0, REPLAY
         assert await spot.one("SELECT COUNT(*) FROM connections WHERE lease IS NOT NULL") == 0, REPLAY
-        assert spot.breaches() == [], REPLAY
+        assert (found := spot.breaches()) == [], "\n".join([REPLAY, *found])

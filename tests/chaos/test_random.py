@@ -67,4 +67,4 @@ async def test_after_turns_of_everything_some_quiet_turns_make_the_database_the_
         assert await spot.one(bad) == 0, REPLAY
         assert await spot.one("SELECT COUNT(*) FROM runs WHERE status = 'running'") == 0, REPLAY
         assert await spot.one("SELECT COUNT(*) FROM runs WHERE error_kind = 'internal'") == 0, REPLAY
-        assert spot.breaches() == [], REPLAY
+        assert (found := spot.breaches()) == [], "\n".join([REPLAY, *found])

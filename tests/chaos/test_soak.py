@@ -74,4 +74,4 @@ async def test_a_long_life_leaks_nothing_and_forgets_its_old_cycles(database_url
         for table in ("cycles", "runs"):
             kept = await spot.one(f"SELECT MIN(started_at) FROM {table}")
             assert str(kept)[:16] >= oldest.isoformat(" ")[:16], f"{REPLAY}: {table} since {kept}"
-        assert spot.breaches() == [], REPLAY
+        assert (found := spot.breaches()) == [], "\n".join([REPLAY, *found])
