@@ -177,7 +177,11 @@ async def test_a_daemon_puts_its_turn_into_the_queue_and_a_worker_process_runs_i
             assert checks == {"database": "ok", "scheduler": "ok", "worker": "ok"}
             assert (await worker.get("/")).status_code == 404
             assert (await worker.get("/api/v1/status")).status_code == 404
-            assert "syncd_queue_workers 1.0" in (await worker.get("/metrics")).text
+
+            async def told() -> bool:
+                return "syncd_queue_workers 1.0" in (await worker.get("/metrics")).text
+
+            await wait_for(told)
 
             async def ended() -> bool:
                 return len(await rows(postgres_url, "SELECT 1 FROM cycles WHERE status = 'success'")) == len(SOURCES)
