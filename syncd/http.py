@@ -12,13 +12,14 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import aiohttp
 import backoff
 import structlog
 
 from syncd.errors import AuthError, Misconfigured, RateLimited, Rejected, SourceError, Transient
+from syncd.limits import app_budget
 from syncd.logs import redact, secrets_of
 from syncd.patience import Patience, no_word, uncounted
 from syncd.tasks import to_its_end
@@ -39,6 +40,13 @@ ATTEMPT_S = 120.0  # one attempt, headers and body together
 _BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError)
 RENEW_EARLY = timedelta(minutes=2)
 _LAST_WORD_S = 5.0  # so long a run that is cut waits for new tokens: less than a draining daemon waits for its runs
+
+
+class _Drawn(NamedTuple):
+    """What a call draws: whose budget, and limit → units."""
+
+    whose: str
+    units: Mapping[str, int]
 
 
 @dataclass(kw_only=True)
@@ -92,15 +100,16 @@ class Link:
         attempt: Callable[[], Awaitable[T]],
         *,
         draws: Mapping[str, int] | None = None,
+        whose: str = "",
         renews: bool = True,
     ) -> T:
         """Run ``attempt`` when the budget allows, again while it fails in passing and patience lasts.
 
         ``method``: the vendor's name of the call, for logs and, without ``draws``, the limit it draws one unit from.
-        ``draws``: limit → units. ``renews``: on an `AuthError` refresh the token and try once more.
-        Raises `SourceError`.
+        ``draws``: limit → units. ``whose``: the budget that they are of, where it is not the credential's. ``renews``:
+        on an `AuthError` refresh the token and try once more. Raises `SourceError`.
         """
-        drawn = {method: 1} if draws is None else draws
+        drawn = _Drawn(whose or self.credential, {method: 1} if draws is None else draws)
         patience = Patience(self.patience_s, self.slot, self.on_wait, self.on_waited)
         spent: object = None
 
@@ -109,7 +118,7 @@ class Link:
             await patience.back()
             if renews and self.refresh is not None:
                 await self.access_token()  # now: between its turn and the call itself nothing may take time
-            await self.buckets.acquire(self.credential, drawn, self.rates, patience.left_s(), patience.paced)
+            await self.buckets.acquire(*drawn, self.rates, patience.left_s(), patience.paced)
             spent = self.credentials.get("access_token")
             return await patience.answered(self._attempt(method, attempt, drawn, patience))
 
@@ -122,6 +131,10 @@ class Link:
                 if await self._renew(spent):
                     break  # else another process had renewed it: theirs may be refused as well
         return await _patiently(method, once, patience)
+
+    def app(self) -> str:
+        """Names the budget of the OAuth app, which all of its connections share."""
+        return app_budget(self.source, str(self.credentials.get("client_id")))
 
     async def access_token(self) -> str:
         """The access token, refreshed first when it is missing or about to expire. Raises `SourceError`."""
@@ -192,9 +205,7 @@ class Link:
 
     # ── one attempt ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _attempt(
-        self, method: str, attempt: Callable[[], Awaitable[T]], drawn: Mapping[str, int], patience: Patience
-    ) -> T:
+    async def _attempt(self, method: str, attempt: Callable[[], Awaitable[T]], drawn: _Drawn, patience: Patience) -> T:
         began, outcome = time.monotonic(), "unsent"
         try:
             self.owned()
@@ -213,15 +224,15 @@ class Link:
             # `from None`: the original may hold the request with its Authorization header.
             raise Transient(f"{method}: {_network_words(error)}") from None
         finally:
-            self.buckets.settle(self.credential, drawn, self.rates, well=outcome not in {"unsent", RateLimited.kind})
+            self.buckets.settle(*drawn, self.rates, well=outcome not in {"unsent", RateLimited.kind})
             if outcome != "unsent":
                 self.on_call(method, outcome, time.monotonic() - began)
 
-    def _later(self, error: RateLimited, drawn: Mapping[str, int], patience: Patience) -> None:
+    def _later(self, error: RateLimited, drawn: _Drawn, patience: Patience) -> None:
         """The vendor said later: nobody asks until then, and what it may lower is taken for lowered."""
-        whose = self.credential, drawn, self.rates
-        self.buckets.close(*whose, patience.exponential_s if error.retry_after_s is None else error.retry_after_s)
-        error.limit = self.buckets.refused(*whose, self.low_rates, self.low_for_s, error.retry_after_s)
+        told_s = patience.exponential_s if error.retry_after_s is None else error.retry_after_s
+        self.buckets.close(*drawn, self.rates, told_s)
+        error.limit = self.buckets.refused(*drawn, self.rates, self.low_rates, self.low_for_s, error.retry_after_s)
 
 
 async def _patiently(method: str, once: Callable[[], Awaitable[T]], patience: Patience) -> T:

@@ -7,6 +7,7 @@ does to it, and what of it outlives the process.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 import uuid
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -27,13 +28,19 @@ __all__ = ["Bucket", "Buckets", "Budget", "Rate"]
 _PACED_S, _PACED_MORE_S = 120.0, 10.0  # one period of a limit of up to so long, and a bit more, may always be waited
 _FORGOTTEN_AT_ONCE = 2
 _UNLIMITED = Rate(1_000_000_000, 1.0)
+_OF_APP = "/app/"
+
+
+def app_budget(source: str, client_id: str) -> str:
+    """Names the budget of an OAuth app. Several processes draw on it at once: the database counts it."""
+    return f"{source}{_OF_APP}{hashlib.blake2b(client_id.encode(), digest_size=12).hexdigest()}"
 
 
 class Buckets:
     """The process's buckets, by credential and limit.
 
-    ``reserve``: grants units of a long limit, (credential, limit, rate, units) → (granted, for how many seconds), or
-    (0, seconds until there are that many). None: long limits are counted in the process alone.
+    ``reserve``: grants units of a limit that is long or an app's, (credential, limit, rate, units) → (granted, for how
+    many seconds), or (0, seconds until there are that many). None: these too are counted in the process alone.
     """
 
     def __init__(
@@ -53,7 +60,8 @@ class Buckets:
         if held is None:
             self._forget()
             held = self._buckets[credential] = {}
-        kind = Counted if self._reserve is not None and rate.per_s >= LONG_S else Bucket
+        shared = self._reserve is not None and (rate.per_s >= LONG_S or _OF_APP in credential)
+        kind = Counted if shared and rate is not _UNLIMITED else Bucket
         bucket = held.get(limit)
         if bucket is None or type(bucket) is not kind:
             bucket = held[limit] = kind(rate, self._clock)

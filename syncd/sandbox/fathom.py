@@ -3,7 +3,8 @@
 Switches, the first being the default: ``fathom.oauth_flags`` 400, ignore · ``fathom.not_ready`` 404, null, empty ·
 ``fathom.inclusive`` off, on (``created_*``) · ``fathom.end`` null, blank, absent (``next_cursor``) · ``fathom.cursor``
 keyset, page · ``fathom.duplicates`` off, on (a page repeats the row before it) · ``fathom.heavy`` 30, 5 (a minute) ·
-``fathom.nulls`` off, on (nulls and words that the vendor's specification does not know). Not emulated: webhooks.
+``fathom.token`` 60/1m · ``fathom.nulls`` off, on (nulls and words that the vendor's specification does not know). Not
+emulated: webhooks.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Json = dict[str, Any]
 _BASE = "/fathom/external/v1"
 _SDK_TOKEN = "/fathom/video/external/v1/oauth2/token"  # contract: the SDKs post to another host than the docs name
 _PAGE, _DIRECTORY_PAGE = 10, 25
-_CALLS, _TOKENS, _MINUTE_S = Rate(60, 60), Rate(60, 60), 60
+_CALLS, _MINUTE_S = Rate(60, 60), 60
 _CURSOR_LIVES_S, _TOKEN_LIVES_S = 600, 3600  # UNCONFIRMED
 _CLIENT = {"client_id": "sandbox-app", "client_secret": "sandbox-app-secret"}
 _HEAVY = {"transcript", "default_summary"}
@@ -316,7 +317,8 @@ class Fathom:
         form = await request.post()
         workspace = self._refresh_tokens.get(str(form.get("refresh_token")), "")
         self._world.seen(request, "fathom", "oauth2/token", workspace)
-        if (wait := self._world.over_limit(_TOKENS, "fathom", str(form.get("client_id")), "token")) is not None:
+        rate = Rate.parse(self._world.switch("fathom.token", "60/1m"))
+        if (wait := self._world.over_limit(rate, "fathom", str(form.get("client_id")), "token")) is not None:
             return limited(wait)
         if any(form.get(name) != value for name, value in _CLIENT.items()):
             return answered({"error": "invalid_client"}, 400)

@@ -23,6 +23,7 @@ SWITCHES = {
     "fathom.oauth_flags": "400|ignore: what OAuth gets for include_transcript and include_summary",
     "fathom.not_ready": "404|null|empty: how content that is not ready is answered",
     "fathom.heavy": "30: heavy calls a minute; Fathom may lower it to 5",
+    "fathom.token": "60/1m: the limit of token requests of an app",
     "fathom.inclusive": "off|on: whether created_after takes its own second in",
     "fathom.duplicates": "off|on: a meeting repeats on the next page",
     "fathom.end": "null|blank|absent: next_cursor at the end of a listing",

@@ -34,7 +34,7 @@ async def _exchange(link: Link, grant: Grant) -> dict[str, Any]:
             raise Rejected(code)
         raise Misconfigured(code[:200], hint="compare sources.fathom.oauth and token_url with the Fathom app's page")
 
-    got = await link.call("oauth2.token", attempt, draws={"token": 1}, renews=False)
+    got = await link.call("oauth2.token", attempt, draws={"token": 1}, whose=link.app(), renews=False)
     if not text(got.get("refresh_token")):
         raise Misconfigured("the reply holds no refresh_token", hint="ask Fathom whether the app is set up for OAuth")
     life = got.get("expires_in")

@@ -138,7 +138,7 @@ async def _refreshed(link: Link) -> Mapping[str, Any]:
             raise AuthError(words, hint=_OAUTH_HINT)
         return answer.json()
 
-    got = await link.call("oauth2.token", attempt, draws={"token": 1}, renews=False)
+    got = await link.call("oauth2.token", attempt, draws={"token": 1}, whose=link.app(), renews=False)
     if not text(got.get("access_token")):
         raise Transient("oauth2.token: an answer without access_token")
     lives = got.get("expires_in")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _STEPS = 24  # a long limit's period is counted in so many steps: a day's by the hour
 _BLOCKS = 500  # units are granted in blocks of about such a part of the limit
 _KEPT = timedelta(days=31)
-_LATE_S = 60.0  # a call may reach the vendor so long after its unit was drawn
+_LATE, _LATE_S = 1 / 6, 60.0  # a call may reach the vendor so late, as a part of the period, at most in seconds
 TOLD = (budgets.c.credential, budgets.c.name, budgets.c.closed_until, budgets.c.low_until, budgets.c.drawn)
 
 
@@ -116,10 +116,11 @@ def reserved(drawn: Mapping[str, Any], now: float, rate: Rate, units: int) -> tu
     clock that ran ahead: it is taken for the present one.
     """
     ends = math.ceil((now // (rate.per_s / _STEPS) + 1) * (rate.per_s / _STEPS))
+    counts_s = rate.per_s + min(rate.per_s * _LATE, _LATE_S)
     counts: Counter[int] = Counter()
     for step, count in drawn.items():
         at = min(int(step), ends) if step.isdigit() else 0
-        if at + rate.per_s + _LATE_S > now:
+        if at + counts_s > now:
             counts[at] += count
     left = rate.calls - counts.total()
     if left >= units:
@@ -129,7 +130,7 @@ def reserved(drawn: Mapping[str, Any], now: float, rate: Rate, units: int) -> tu
     for at in sorted(counts):
         left += counts[at]
         if left >= units:
-            return {}, 0, at + rate.per_s + _LATE_S - now
+            return {}, 0, at + counts_s - now
     return {}, 0, rate.per_s
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -53,6 +55,22 @@ async def test_daemons_run_each_connection_once_in_a_turn(postgres_url: str, for
         assert await spot.rows(AT_ONCE) == []
         assert await spot.one("SELECT COUNT(*) FROM runs WHERE status = 'succeeded'") == WORKSPACES * len(SOURCES)
         assert min(map(finished, daemons)) > 0, "each had its share"
+        assert spot.breaches() == []
+
+
+async def test_the_token_limit_of_an_app_holds_for_all_of_its_connections_in_all_daemons(
+    postgres_url: str, forks: Forks
+) -> None:
+    """Fathom counts token requests by app (contract), and half of the connections sign in by the same one."""
+    limit, many = "2/1s", 12
+    options = tiny(1, many)
+    async with place(postgres_url, replace(options, switches=options.switches | {"fathom.token": limit})) as spot:
+        spot.settings["sources"]["fathom"] |= {"limits": {"token": limit}, "concurrency": 2}
+        spot.pass_time(timedelta(hours=2))
+        now = spot.clock.now()
+        daemons = [await forks.cycle(spot.settings, at=now, turn=now, sources=("fathom",)) for _ in range(2)]
+        assert [await daemon.wait() for daemon in daemons] == [0, 0], daemons[0].said()
+        assert sum(one.granted for one in spot.box.world.renewals) == many // 2
         assert spot.breaches() == []
 
 
