@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Bucket", "Buckets", "Budget", "Rate"]
 
 _PACED_S, _PACED_MORE_S = 120.0, 10.0  # one period of a limit of up to so long, and a bit more, may always be waited
+_PACED_PERIODS = 5  # of an app's limit, for which many connections wait at once
 _FORGOTTEN_AT_ONCE = 2
 _UNLIMITED = Rate(1_000_000_000, 1.0)
 _OF_APP = "/app/"
@@ -216,7 +217,9 @@ def _rate(rates: Mapping[str, Rate], limit: str) -> Rate:
 def _paced_s(bucket: Bucket) -> float:
     """How long a wait for our own pacing may always be."""
     per = bucket.in_force.per_s
-    return per + _PACED_MORE_S if per <= _PACED_S else ALONE_S
+    if per > _PACED_S:
+        return ALONE_S
+    return per * (_PACED_PERIODS if isinstance(bucket, Counted) else 1) + _PACED_MORE_S
 
 
 def _about(draws: Mapping[str, int], rates: Mapping[str, Rate], told_s: float | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from syncd.errors import RateLimited
-from syncd.limits import Buckets, Budget, Rate
+from syncd.limits import Buckets, Budget, Rate, app_budget
 from tests.test_limits import FULL, LOW, Seconds, refuse
 
 
@@ -150,3 +150,15 @@ async def test_a_long_limit_that_is_used_up_says_when_it_is_free() -> None:
     with pytest.raises(RateLimited) as caught:
         await buckets.acquire("c", {"day": 1}, {"day": Rate(10, 86400.0)}, 60)
     assert (caught.value.retry_after_s, caught.value.ours, caught.value.limit) == (7200.0, True, "day")
+
+
+async def test_who_draws_on_an_apps_limit_waits_for_several_of_its_periods() -> None:
+    """Many connections wait for it at once, and who comes last would never come."""
+    left = [60.0, 60.0, 60.0]
+
+    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> tuple[int, float]:
+        return (0, left.pop()) if left else (1, 60.0)
+
+    buckets = Buckets(clock := Seconds(), clock.sleep, reserve)
+    await buckets.acquire(app_budget("fathom", "our app"), {"token": 1}, {"token": Rate(60, 60.0)}, 0)
+    assert clock.at >= 180
