@@ -10,6 +10,8 @@ from syncd.records import Meeting, Person, Transcript
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_MOST = 10**10  # of a number that a time can be reckoned with
+
 
 def person(row: Mapping[str, Any]) -> Person:
     name = " ".join(filter(None, (text(row.get("firstName")), text(row.get("lastName")))))
@@ -18,22 +20,22 @@ def person(row: Mapping[str, Any]) -> Person:
 
 
 def meeting(call: Mapping[str, Any]) -> Meeting:
-    meta, content = dig(call, "metaData"), dig(call, "content")
-    started_at, duration_s = moment(dig(meta, "started")), number(dig(meta, "duration"))
+    meta, content = _object(call.get("metaData")), _object(call.get("content"))
+    started_at, duration_s = moment(meta.get("started")), number(meta.get("duration"))
     parties = [_party(one) for one in dicts(call.get("parties"))]
-    host, private = id_text(dig(meta, "primaryUserId")), dig(meta, "isPrivate")
+    host, private = id_text(meta.get("primaryUserId")), meta.get("isPrivate")
     names = {one["user_id"] or "": one["name"] or one["email"] for one in parties}
     return Meeting(
-        external_id=id_text(dig(meta, "id")) or "",
+        external_id=id_text(meta.get("id")) or "",
         raw=call,
-        title=text(dig(meta, "title")),
+        title=text(meta.get("title")),
         started_at=started_at,
         ended_at=started_at + timedelta(seconds=duration_s) if started_at and duration_s is not None else None,
         duration_s=duration_s,
         host=(names.get(host) or host) if host else None,
         participants=parties,
-        url=text(dig(meta, "url")),
-        summary=text(dig(content, "brief")),
+        url=text(meta.get("url")),
+        summary=text(content.get("brief")),
         action_items=[{"text": step} for step in _next_steps(content) if step],
         is_private=private if isinstance(private, bool) else None,
     )
@@ -45,14 +47,19 @@ def has_content(call: Mapping[str, Any]) -> bool:
 
 
 def _party(one: Mapping[str, Any]) -> dict[str, str | None]:
-    texts = {"name": text(one.get("name")), "email": text(one.get("emailAddress"))}
-    ids = {"speaker_id": id_text(one.get("speakerId")), "user_id": id_text(one.get("userId"))}
-    return {**texts, "affiliation": text(one.get("affiliation")), **ids}
+    member = one.get
+    return {
+        "name": text(member("name")),
+        "email": text(member("emailAddress")),
+        "affiliation": text(member("affiliation")),
+        "speaker_id": id_text(member("speakerId")),
+        "user_id": id_text(member("userId")),
+    }
 
 
-def _next_steps(content: object) -> Iterator[str | None]:
+def _next_steps(content: Mapping[str, Any]) -> Iterator[str | None]:
     """From the highlights, and from the points of interest that older accounts may still answer."""
-    for section in dicts(dig(content, "highlights")):
+    for section in dicts(content.get("highlights")):
         if (text(section.get("title")) or "").strip().casefold() == "next steps":
             yield from (text(item.get("text")) for item in dicts(section.get("items")))
     for item in dicts(dig(content, "pointsOfInterest", "actionItems")):
@@ -61,21 +68,35 @@ def _next_steps(content: object) -> Iterator[str | None]:
 
 def transcript(row: Mapping[str, Any], parties: object = None, meta: object = None) -> Transcript:
     """``parties`` and ``metaData`` of the call's meeting name its speakers and its language."""
-    people = [_party(one) for one in dicts(parties)]
-    names = {one["speaker_id"] or "": one["name"] or one["email"] for one in people}
+    names = {
+        id_text(one.get("speakerId")) or "": text(one.get("name")) or text(one.get("emailAddress"))
+        for one in dicts(parties)
+    }
     segments, lines = list[dict[str, Any]](), list[str]()
     for monologue in dicts(row.get("transcript")):
-        speaker_id = id_text(monologue.get("speakerId"))
-        who = {"speaker": names.get(speaker_id) if speaker_id else None, "speaker_id": speaker_id}
-        said = [one for one in dicts(monologue.get("sentences")) if text(one.get("text"))]
-        for one in said:
-            start_ms, end_ms = number(one.get("start")), number(one.get("end"))
-            times = {"start_s": start_ms and start_ms / 1000, "end_s": end_ms and end_ms / 1000}
-            segments.append({**who, **times, "text": one["text"]})
+        speaker_id, sentences, said = id_text(monologue.get("speakerId")), monologue.get("sentences"), list[str]()
+        speaker = names.get(speaker_id) if speaker_id else None
+        for one in sentences if isinstance(sentences, list) else ():  # tens of thousands: nothing is called for most
+            if not isinstance(one, dict):
+                continue
+            words, start, end = one.get("text"), one.get("start"), one.get("end")
+            if not (words and isinstance(words, str)):
+                continue
+            said.append(words)
+            start_s = start / 1000 if type(start) is int and 0 < start < _MOST else _seconds(start)
+            end_s = end / 1000 if type(end) is int and 0 < end < _MOST else _seconds(end)
+            segments.append(
+                {"speaker": speaker, "speaker_id": speaker_id, "start_s": start_s, "end_s": end_s, "text": words}
+            )
         if said:
-            lines.append(f"{who['speaker'] or 'Unknown speaker'}: {' '.join(one['text'] for one in said)}")
+            lines.append(f"{speaker or 'Unknown speaker'}: {' '.join(said)}")
     call, language = id_text(row.get("callId")) or "", text(dig(meta, "language"))
     return Transcript(external_id=call, raw=row, language=language, segments=segments, text="\n".join(lines))
+
+
+def _seconds(ms: object) -> float | None:
+    known = number(ms)
+    return known and known / 1000
 
 
 def dig(value: object, *path: str) -> Any:
@@ -83,6 +104,10 @@ def dig(value: object, *path: str) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def dicts(value: object) -> list[dict[str, Any]]:
@@ -95,12 +120,14 @@ def text(value: object) -> str | None:
 
 def id_text(value: object) -> str | None:
     """An id as text. A JSON integer is one too; a float has lost digits and is none."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else text(value)
+    if isinstance(value, str):
+        return value or None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def number(value: object) -> float | None:
     """A number from 0 on that a time can be reckoned with; None for anything else."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e10 else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST else None
 
 
 def moment(value: object) -> datetime | None:

@@ -99,8 +99,9 @@ async def calls_page(api: Api, since: Since, rows: Rows) -> Page:
     calls = [one for row in rows if (one := meeting(row)).external_id]
     skip = api.link.settings.get("skip_private", True)
     shown = [one for one in calls if not (skip and one.is_private)]
-    ids = [one.external_id for one in shown]
+    ids = [one.external_id for one in calls]
     known, spoken = await since.held.stored(Meeting, ids), await since.held.stored(Transcript, ids)
+    hidden = {one.external_id for one in calls if skip and one.is_private}
     oldest = since.now - api.link.options["content_wait"]
     # What was given up for a call that is stored and older than that is not announced again.
     awaited = [one for one in shown if one.external_id not in known or (one.started_at or since.now) >= oldest]
@@ -108,7 +109,12 @@ async def calls_page(api: Api, since: Since, rows: Rows) -> Page:
     unready = [one.external_id for one in awaited if not has_content(one.raw)]
     return Page(
         records=shown,
-        deletions=await gone(since, [one.external_id for one in calls if skip and one.is_private]),
+        deletions=[
+            Deletion(kind, call)
+            for kind, held in ((Meeting, known), (Transcript, spoken))
+            for call in held
+            if call in hidden
+        ],
         pending=[
             *(Pending(call, "transcript not read yet", "transcripts") for call in unspoken),
             *(Pending(call, "AI content not ready", "content", FIRST_GAP) for call in unready),

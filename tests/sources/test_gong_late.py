@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from syncd.records import Meeting
+from syncd.records import Deletion, Meeting, Transcript
 from syncd.sandbox.faults import Fault
 from syncd.sandbox.world import Options
 from syncd.source import Page, Since
@@ -264,9 +264,7 @@ async def _deleted(net: Scripted, *, held: list[str], metas: Any = None, space: 
 
 
 def _window(net: Scripted, held: Any = None, space: str = "") -> AsyncIterator[tuple[Page, datetime | None]]:
-    held = held or Nothing()
-    since = Since(now=NOW, lookback=DAY, cycle_lookback=DAY, sweep_lookback=DAY, held=held)
-    return gong_window.window(_api(net), since, NOW - DAY, NOW, space)
+    return gong_window.window(_api(net), replace(_SINCE, held=held or Nothing()), NOW - DAY, NOW, space)
 
 
 class Nothing:
@@ -275,6 +273,9 @@ class Nothing:
 
     async def select(self, *_, **__):
         return {}
+
+
+_SINCE = Since(now=NOW, lookback=DAY, cycle_lookback=DAY, sweep_lookback=DAY, held=Nothing())
 
 
 # --- private calls --------------------------------------------------------------------------------------------------
@@ -290,6 +291,22 @@ async def test_turning_the_setting_on_takes_effect_with_the_sweep_also_on_calls_
     assert sorted(await live(r)) == sorted([call, other])
     await later(r, sweep=True)
     assert (await live(r), await live(r, "transcripts")) == ([other], [other])
+
+
+async def test_a_private_call_on_a_page_costs_no_question_of_its_own_and_is_deleted_with_its_transcript():
+    class Stored(Nothing):
+        asked = 0
+
+        async def stored(self, kind, ids, *members):
+            self.asked += 1
+            return dict.fromkeys(ids, ())
+
+    held = Stored()
+    rows = [{"metaData": {"id": call, "isPrivate": call == "2"}} for call in "12"]
+    page = await gong_window.calls_page(_api(Scripted()), replace(_SINCE, held=held), rows)
+    assert [one.external_id for one in page.records] == ["1"]
+    assert page.deletions == [Deletion(Meeting, "2"), Deletion(Transcript, "2")]
+    assert held.asked == 2
 
 
 async def test_a_call_that_is_public_again_comes_back_with_its_transcript(quiet):

@@ -106,6 +106,22 @@ def test_a_transcript_names_its_speakers_and_counts_in_seconds():
 
 
 @pytest.mark.parametrize(
+    ("told", "wanted"),
+    [(0, 0), (1, 0.001), (0.5, 0.0005), (10**10 - 1, 9_999_999.999), (10**10, None), (-1, None), (True, None), ("7", None)],
+)  # fmt: skip
+def test_a_time_in_a_transcript_is_a_number_of_milliseconds_or_is_not_told(told, wanted):
+    sentences = [{"start": told, "end": told, "text": "Hi."}]
+    (one,) = gong_calls.transcript({"callId": "9", "transcript": [{"sentences": sentences}]}).segments
+    assert [(type(at), at) for at in (one["start_s"], one["end_s"])] == [(type(wanted), wanted)] * 2
+
+
+def test_what_is_no_sentence_is_left_out_and_the_others_are_kept():
+    sentences = [None, "Hi.", {"text": ""}, {"text": ["Hi."]}, {}, {"text": "Yes."}]
+    made = gong_calls.transcript({"callId": "9", "transcript": ["Hi.", {"sentences": "Hi."}, {"sentences": sentences}]})
+    assert ([one["text"] for one in made.segments], made.text) == (["Yes."], "Unknown speaker: Yes.")
+
+
+@pytest.mark.parametrize(
     "transcript", [None, [], {}, "soon", [{}], [{"sentences": []}], [{"sentences": [{"text": 3}]}]]
 )
 def test_a_transcript_without_words_has_no_segments(transcript):
