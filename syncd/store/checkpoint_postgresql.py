@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, any_, bindparam, cast, column, func, literal, or_, select, update
+from sqlalchemy import LargeBinary, Text, any_, bindparam, cast, column, func, literal, or_, select, update
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from syncd.store.merged import by_stream
-from syncd.store.rows import document, rewritten
+from syncd.store.rows import document, dumped, rewritten
 from syncd.tables import OF_KIND, UtcDateTime, backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
@@ -39,8 +39,11 @@ def any_of(name: str) -> Any:
 
 
 def _given(table: Table, name: str, names: Sequence[str]) -> Any:
-    """Rows of ``table``, of those of its columns, that come as JSON."""
-    rows = func.jsonb_to_recordset(cast(bindparam(name, type_=Text), JSONB))
+    """Rows of ``table``, of those of its columns, that come as JSON: its bytes, as a text would be made of them and
+    made bytes again on its way.
+    """
+    text = func.convert_from(bindparam(name, type_=LargeBinary), "UTF8")
+    rows = func.jsonb_to_recordset(cast(text, JSONB))
     columns = [column(one, table.c[one].type) for one in names]
     return rows.table_valued(*columns, name=f"given_{name}").render_derived(with_types=True)
 
@@ -178,7 +181,7 @@ def values(
     texts: dict[str, Any] = {
         f"{table.name}_ids": document([one["external_id"] for one in some]) for table, some in rows.items()
     }
-    texts |= {table.name: document(some) for table, some in rows.items()}
+    texts |= {table.name: dumped(some) for table, some in rows.items()}
     gone = {OF_KIND[kind]: document(list(ids)) for kind, ids in page.deletions.items() if ids}
     texts |= {f"{table.name}_gone": ids for table, ids in gone.items()}
     put = {
@@ -187,7 +190,7 @@ def values(
         "tried": page.waiting(attempts),
         "watched": page.watched(),
     }
-    also: dict[str, Any] = {name: document(some) for name, some in put.items() if some}
+    also: dict[str, Any] = {name: dumped(some) for name, some in put.items() if some}
     for name, keys in (("forgotten", page.forgotten()), ("resolved", page.resolved), ("unwatched", page.unwatched)):
         if keys:
             also[name] = document(sorted({key for _, key in keys}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import fields
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from syncd.records import Kind, Record
 
 _EMPTY = Dumped("[]")
+_find_nul = re.compile(rb"\\(?=u0000)").search  # a pattern of one byte is looked for three times as fast as of six
 
 
 class _Shape(NamedTuple):
@@ -127,7 +129,7 @@ def dumped(value: Any, option: int = 0) -> bytes:
         dumped = orjson.dumps(value, option=option)
     except (TypeError, orjson.JSONEncodeError):  # a lone surrogate, or an integer beyond 64 bits
         return orjson.dumps(_cleaned(value), option=option | orjson.OPT_NON_STR_KEYS)
-    if b"\\u0000" in dumped:
+    if b"\\" in dumped and _find_nul(dumped):
         dumped = orjson.dumps(_cleaned(value), option=option)
     return bytes(
         memoryview(dumped)

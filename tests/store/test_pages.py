@@ -119,6 +119,12 @@ async def test_what_postgresql_refuses_is_taken_out(held: Held) -> None:
     assert (row["text"], row["raw"]) == ("ab?", {"t": "ab", "s": "?"})
 
 
+async def test_a_nul_is_taken_out_of_a_column_where_the_raw_has_none(held: Held) -> None:
+    words = 'say "a\\u0000b" \n'
+    await held.put(Page(records=[Message(external_id="1", conversation_id="C", raw={}, text=f"{words}a\x00b")]))
+    assert (await held.messages())[0]["text"] == f"{words}ab"
+
+
 async def test_integers_beyond_64_bits_survive_as_text(held: Held) -> None:
     await held.put(Page(records=[Person(external_id="1", raw={"n": 2**70})]))
     assert await held.store.looks.of(held.connection_id).stored(Person, ["1"], "n") == {"1": (str(2**70),)}
