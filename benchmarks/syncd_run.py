@@ -113,7 +113,6 @@ async def served(parts: Parts, lag: Lag, *, http: bool) -> AsyncIterator[None]:
     print(await web.start(), flush=True)
     scheduler.start()
     web.ready = True
-    keep_what_is_loaded()  # as `syncd serve` does
     watch = asyncio.create_task(lag.watch())
     try:
         yield
@@ -153,6 +152,7 @@ async def main(spec: Spec) -> dict[str, Any]:
         started_mb, steps = peak_mb(), list[dict[str, Any]]()
         more = dict[str, Any]()
         async with served(parts, lag, http=spec.http):
+            keep_what_is_loaded()  # as `syncd serve` does
             with profiled(parts, more) if spec.profile else nullcontext():
                 for names in spec.steps:
                     ahead_s = spec.ahead_s + TURN_S * turns[names[0]] * spec.turns
