@@ -110,7 +110,9 @@ class Checkpoints:
         touches = _touches(stream, page)
         if self._touched & touches:
             await self.flush()
-        self._waiting.append(_Waiting(stream, page if moves else replace(page, cursor=None), counted))
+        self._waiting.append(
+            _Waiting(stream, page if moves or page.cursor is None else replace(page, cursor=None), counted)
+        )
         self._touched |= touches
         self._ahead.take(page)
         self._rows += len(page.records) + len(page.deletions)
@@ -137,18 +139,18 @@ class Checkpoints:
             finally:
                 self._ahead.forget()
 
-    async def end(self) -> Move | None:
-        """Nothing more comes: store what waits, but for a single cursor, which is answered and to be stored with the
-        run's end. Raises as `flush` does.
+    async def end(self) -> Sequence[Move]:
+        """Nothing more comes: store what waits. Where that is cursors alone, they are answered instead, to be stored
+        with the run's end. Raises as `flush` does.
         """
         async with self._storing:
             told = [one for one in self._waiting if not _is_empty(one.page)]
-            if self._failed is None and all(_only_moves(one.page) for one in told) and len(told) <= 1:
+            if self._failed is None and all(_only_moves(one.page) for one in told):
                 self._tell(self._taken())
                 self._ahead.forget()
-                return _move(told[0]) if told else None
+                return [_move(one) for one in told]
         await self.flush()
-        return None
+        return ()
 
     async def forget(self, stream: Stream) -> None:
         """The vendor forgot the stream's point: drop its cursors. Raises `LeaseLost`."""

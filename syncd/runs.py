@@ -27,7 +27,7 @@ from syncd.plan import budget
 from syncd.policy import DEFERRED, Draining, GaveWay, RunTimedOut, judge, kind_of
 from syncd.renewal import Renewal
 from syncd.source import Since
-from syncd.store import Ended
+from syncd.store import Ended, Move
 from syncd.store.database import database_words, is_outage
 from syncd.tasks import to_its_end
 
@@ -221,9 +221,9 @@ class Runs:
         self, plan: Plan, live: Live, run_id: int, lease: str, error: BaseException | None, errand: Errand
     ) -> BaseException | None:
         """Store what still waits and how the run ended; answers what went wrong, by then."""
-        connection, checkpoints, waits = live.connection, live.checkpoints, None
+        connection, checkpoints, waits = live.connection, live.checkpoints, list[Move]()
         try:
-            waits = await checkpoints.end() if checkpoints else None
+            waits += await checkpoints.end() if checkpoints else ()
         except Exception as raised:  # noqa: BLE001 - the run's edge as well
             error = _of_store(raised)
         now = self._now()

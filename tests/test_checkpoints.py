@@ -63,6 +63,26 @@ async def test_an_idle_run_asks_once_and_tells_once(store: Store) -> None:
     assert await held(store) == {"": "2"}
 
 
+async def test_an_idle_run_tells_all_its_partitions_cursors_with_its_end(store: Store) -> None:
+    def moves(to: str) -> list[Page]:
+        return [Page(partition=name, cursor=to) for name in ("C1", "C\x002", "C3")]
+
+    bench = await ran(store, *moves("1"))
+    with transactions(store.database) as nothing_due:
+        await bench.cycle(workspace="nobody")
+    bench.engine.plans = Bench(store, source(pages(*moves("2"), *moves("3")))).engine.plans
+    with transactions(store.database) as begun:
+        await bench.cycle()
+    assert len(begun) - len(nothing_due) == 1 + 3 + 0
+    assert await held(store) == {"C1": "3", "C2": "3", "C3": "3"}
+
+
+async def test_cursors_that_wait_beside_records_are_stored_with_these(store: Store) -> None:
+    bench = await ran(store, Page(partition="C1", cursor="1"), page_of(1, "C2"), Page(partition="C3", cursor="1"))
+    assert await held(store) == {"C1": "1", "C2": "1", "C3": "1"}
+    assert len(await bench.rows("messages")) == 1
+
+
 async def test_a_page_that_changes_nothing_is_not_written(store: Store, clock: Clock) -> None:
     bench = await ran(store, Page(cursor="1"), Page(cursor="1"), clock=clock)
     (before,) = await bench.rows("cursors")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _CLOCK_SKEW = timedelta(minutes=5)  # a message may show up with a ts this much before the moment we had read until
 _BEGAN = datetime(2010, 1, 1, tzinfo=UTC)  # before Slack; ts are compared as text, so all need ten digits
+_AT_ONCE = 20  # channels that are looked up at once
 _REMEMBERED = 1000  # missing messages that a cursor holds; more are found by the next sweep
 
 
@@ -55,7 +56,8 @@ _WINDOW = [one.name for one in fields(Window)]
 
 
 def _window(oldest: datetime, latest: datetime) -> Window:
-    return Window(ts_of(oldest), ts_of(latest), ts_of(latest))
+    below = ts_of(latest)
+    return Window(ts_of(oldest), below, below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,7 @@ async def each_channel(
 
     ``asked_since``: what was asked since then is passed over.
     """
-    known = {channel: Place() for channel in api.channels} | places(since)
-    order = sorted(set(api.channels), key=lambda one: (known[one].asked, one))
+    known, order = _in_turn(api, since)
     left = [channel for channel in order if not asked_since or known[channel].asked < asked_since]
     for before, channel in enumerate(left, len(order) - len(left)):
         parts, place = (before + 1, len(order)), known[channel]
@@ -121,6 +122,29 @@ async def each_channel(
         raise next(iter(api.closed.values()))
 
 
+def _in_turn(api: Api, since: Since) -> tuple[dict[str, Place], list[str]]:
+    """Where each channel stands, and all of them, the one asked longest ago first."""
+    known = {channel: Place() for channel in api.channels} | places(since)
+    return known, sorted(set(api.channels), key=lambda one: (known[one].asked, one))
+
+
+class _Stored:
+    """Of which channels anything is stored in the cycle's window, looked up for some at once."""
+
+    def __init__(self, api: Api, since: Since) -> None:
+        self._since, self._left, self._found = since, _in_turn(api, since)[1], dict[str, bool]()
+
+    async def any(self, channel: str) -> bool:
+        if channel not in self._found:
+            at, now = self._left.index(channel), self._since.now
+            some = self._left[at : at + _AT_ONCE]
+            span = (now - self._since.cycle_lookback, now)
+            held = await self._since.held.select(Message, conversation_id=some, between=span)
+            filled = {key.partition(":")[0] for key in held}
+            self._found |= {one: one in filled for one in some}
+        return self._found[channel]
+
+
 async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
     """The cycle's window of each channel. Partition: its id; cursor: read until then."""
     for item in since.backlog:
@@ -135,20 +159,23 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
     for channel in sorted(set(api.channels) - places(since).keys()):
         yield Page(partition=channel, cursor=begins_at)  # of a first run that is cut the next one begins here as well
 
+    stored = _Stored(api, since)
+
     async def read(channel: str, place: Place) -> AsyncIterator[Page]:
-        until, end = place.done, Page(partition=channel, resolved=[channel])
+        until = place.done
         if place.window is not None:  # the run was cut within it
-            async for page in window(
-                api, since, channel, place.window, place, replace(end, cursor=place.window.latest)
-            ):
+            end = Page(partition=channel, resolved=[channel], cursor=place.window.latest)
+            async for page in window(api, since, channel, place.window, place, end):
                 yield page
             until = place.window.latest
             if asked_since and until >= asked_since:
                 return  # that window was begun in this pass: what is newer is the next one's
-        begins = min(since.now - since.cycle_lookback, (moment(until) or since.now) - _CLOCK_SKEW)
+        usual, left_at = since.now - since.cycle_lookback, (moment(until) or since.now) - _CLOCK_SKEW
         # latest is fixed, so that what comes meanwhile does not shift the pages
-        wanted, end = _window(begins, since.now), replace(end, cursor=ts_of(since.now))
-        async for page in window(api, since, channel, wanted, Place(until), end):
+        wanted = _window(min(usual, left_at), since.now)
+        end = Page(partition=channel, resolved=[channel], cursor=wanted.latest)
+        bare = usual <= left_at and not await stored.any(channel)
+        async for page in window(api, since, channel, wanted, Place(until), end, bare=bare):
             yield page
 
     async for page in each_channel(api, since, read, asked_since or ""):
@@ -225,10 +252,12 @@ async def window(
     place: Place,
     end: Page,
     choose: Choose = changed_threads,
+    bare: bool = False,
 ) -> AsyncIterator[Page]:
     """A window from its ``lowest`` down to its end: messages, the threads that ``choose`` names, then the deletions.
 
     ``end``: what its last page says; before that each page's cursor is ``place`` with how low the window was read.
+    ``bare``: nothing was stored there when it was begun.
     """
     missing, edge, sound, given = set(wanted.missing), "", True, (wanted.oldest, wanted.latest)
     # Shown once more: its thread was read, and is again only where it changed since.
@@ -237,20 +266,19 @@ async def window(
         shown, high = {raw["ts"] for raw in rows if moment(raw["ts"])}, edge or wanted.lowest
         sound &= not answer.get("is_limited") and max(shown, default="") <= high and is_whole(rows, answer)
         low = wanted.oldest if last else min(shown, default=high)
-        missing = (missing | await _stored(since, channel, low, high, edge)) - shown
+        missing = (missing if bare else missing | await _stored(since, channel, low, high, edge)) - shown
         again = await changed_threads(since, channel, [raw for raw in rows if raw["ts"] in done])
         chosen = [raw for raw in await choose(since, channel, rows) if raw["ts"] not in done]
         threads = [raw for raw in [*chosen, *again] if raw["ts"] in shown]
         older = await threads_before(since, channel, rows, wanted.oldest)
         rest = [raw for raw in rows if raw not in threads]
         under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())
-        closing = Page(partition=end.partition, cursor=str(replace(place, window=under_way)))
-        if last:
-            closing = end
-            for ts in await _to_reread(since, channel, missing) if sound and missing else ():
+        closing = end if last else Page(partition=end.partition, cursor=str(replace(place, window=under_way)))
+        if last and sound and missing:
+            for ts in await _to_reread(since, channel, missing):
                 async for page in thread(api, since, channel, ts):
                     yield page
-            closing = replace(end, deletions=await _gone(since, channel, missing) if sound and missing else [])
+            closing = replace(end, deletions=await _gone(since, channel, missing))
         plain = not threads and not older
         if rest or plain:
             yield stored_page(channel, rest, closing if plain else Page())

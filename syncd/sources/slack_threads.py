@@ -196,4 +196,4 @@ def stored_page(channel: str, messages: Iterable[Json], end: Page, gone: Sequenc
             deletions.append(Deletion(Message, f"{channel}:{raw['ts']}"))
         else:
             records.append(message(channel, raw))
-    return replace(end, records=records, deletions=deletions)
+    return replace(end, records=records, deletions=deletions) if records or deletions else end

@@ -50,7 +50,7 @@ def step_by_step(db: Db, connection_id: int, page: Merged, rows: Rows) -> Counts
         given = {"its": connection_id, "these": document(list(ids)), "now": page.now}
         counts += Counts(deleted=len(db.execute(_deleted(table), given).all())).of(table.name)
     _drop(db, cursors, connection_id, page.forgotten())
-    _put(db, _moved(), [{**its, **one, "updated_at": page.now} for one in page.moved()])
+    _put(db, moved(), [{**its, **one, "updated_at": page.now} for one in page.moved()])
     _put(db, _announced(), [{**its, **one, "created_at": page.now} for one in page.coming()])
     if page.tried:
         found = attempts(db, connection_id, page.tried)
@@ -133,7 +133,7 @@ def _attempts() -> Any:
 
 
 @cache
-def _moved() -> Any:
+def moved() -> Any:
     put = sqlite.insert(cursors)
     new = {name: put.excluded[name] for name in ("cursor", "updated_at")}
     return put.on_conflict_do_update(index_elements=["connection_id", "stream", "partition"], set_=new)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import ColumnElement
-    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy import Connection as Db
 
 _AHEAD = timedelta(minutes=1)
 _PAST = ("updated_at", "created_at", "status_since", "last_success_at", "last_error_at", "last_sweep_at")
@@ -52,7 +52,7 @@ def unowned_values(now: datetime, lease: timedelta, held: Collection[int] = ()) 
     return {"now": now, "latest": ahead(now, lease) + lease, "running": list(held)}
 
 
-async def set_back(session: AsyncSession, source: str, now: datetime, ahead: datetime) -> None:
+def set_back(db: Db, source: str, now: datetime, ahead: datetime) -> None:
     """Make the source's connections due that were written beyond ``ahead``: their turns are of a time taken back.
 
     What a vendor said is kept: it asked to wait for a span from a moment that is past, so after that span from now it
@@ -64,13 +64,13 @@ async def set_back(session: AsyncSession, source: str, now: datetime, ahead: dat
         .where(connections.c.source == source, or_(*(moment > ahead for moment in past)))
         .with_for_update()
     )
-    for row in (await session.execute(of_the_future)).all():
+    for row in db.execute(of_the_future).all():
         values: dict[str, Any] = {name: min(now, row._mapping[name]) for name in _PAST if row._mapping[name]}
         if row.limited_until is not None:
             values["limited_until"] = now + (row.limited_until - min(row.updated_at, row.limited_until))
-        await session.execute(update(connections).where(connections.c.id == row.id).values(next_sync_at=now, **values))
+        db.execute(update(connections).where(connections.c.id == row.id).values(next_sync_at=now, **values))
         for waiting in (backlog, watches):
-            await session.execute(
+            db.execute(
                 update(waiting)
                 .where(waiting.c.connection_id == row.id, waiting.c.next_try_at > now)
                 .values(next_try_at=now)

@@ -14,6 +14,7 @@ from syncd.policy import OK, RUNNING
 from syncd.store.clock import is_unowned, unowned, unowned_values
 from syncd.store.due import active_of, in_turn, takeable
 from syncd.store.runs_postgresql import RESTING, claiming, new_values
+from syncd.store.runs_sqlite import begin
 from syncd.tables import backlog, connections, cursors, runs, watches
 
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ _COLUMNS = tuple(
 
 # Made once: to make a statement costs more than to run it.
 _TAKE = update(connections).where(connections.c.id.in_(bindparam("these", expanding=True))).returning(*_COLUMNS)
-_BEGIN = insert(runs).returning(runs.c.id, sort_by_parameter_order=True)
 
 
 @cache
@@ -296,15 +296,14 @@ class Connections:
             taken = [Connection(*row) for row in db.execute(_TAKE, {"these": [one.id for one in found], **taking})]
             if died := [one.id for one in found if one.lease is not None]:  # their owner may have died
                 db.execute(end_dead_runs(runs.c.connection_id.in_(died), now))
-            begun = [{**run, "connection_id": one.id, "status": RUNNING} for one in taken]
-            return _in_turn(list(zip(taken, db.scalars(_BEGIN, begun), strict=True)))
+            begun = begin(db, [one.id for one in taken], **run)
+            return _in_turn([(one, begun[one.id]) for one in taken])
 
         return await self._database.change(claimed)
 
     async def count_active(self, source: str, workspace: str | None = None, only: int | None = None) -> int:
         query = select(func.count()).select_from(connections).where(active_of(source, workspace, only))
-        async with self._database.read() as session:
-            return int((await session.execute(query)).scalar_one())
+        return await self._database.ask(lambda db: int(db.execute(query).scalar_one()))
 
     async def hold(self, connection_id: int, lease: str) -> Connection | None:
         """Take the lease of a connection without a run; None while somebody else has it, or when there is none."""

@@ -9,14 +9,15 @@ from sqlalchemy import bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.policy import BACKFILL, DEFERRED, FAILED, INTERRUPTED, RUNNING, SUCCEEDED
+from syncd.store import runs_postgresql, runs_sqlite
 from syncd.store.batcher import Batcher
 from syncd.store.clock import ahead, set_back, unowned
 from syncd.store.connections import end_dead_runs
 from syncd.store.database import Dumped, clean
-from syncd.store.pages import placed, put_cursors
+from syncd.store.pages import placed
 from syncd.store.rows import dumped
-from syncd.store.runs_postgresql import ending, ending_values, new_values
-from syncd.tables import connections, cursors, cycles, runs
+from syncd.store.runs_postgresql import Told, alike
+from syncd.tables import connections, cycles, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -40,8 +41,8 @@ class Ended:
 
     ``regular``: False for a backfill, which says nothing of the connection's turns, nor of their success.
     ``limited_by``: the limit that the vendor's word, or our own count, was about. ``progress``: of the pass.
-    ``passed``: the run brought a pass of several runs to its end, whatever came after that. ``waits``: the cursor that
-    is stored with the end; ``cursors``: those that moved, by stream and partition, before and after.
+    ``passed``: the run brought a pass of several runs to its end, whatever came after that. ``waits``: the cursors that
+    are stored with the end; ``cursors``: those that moved, by stream and partition, before and after.
     """
 
     verdict: Verdict
@@ -54,7 +55,7 @@ class Ended:
     limited_by: str | None = None
     progress: Mapping[str, Any] | None = None
     passed: bool = False
-    waits: Move | None = None
+    waits: Sequence[Move] = ()
     cursors: Mapping[str, Sequence[str | None]] | None = None
 
     @property
@@ -70,16 +71,11 @@ class _End(NamedTuple):
     ended: Ended
 
 
-# Made once; what is set is named when they are executed.
-_END = (
-    update(connections)
-    .where(connections.c.id == bindparam("its"), connections.c.lease == bindparam("held"))
-    .returning(connections.c.id)
-)
 _COUNTS = (
     *("total", "added", "changed", "deleted", "calls"),
     *("successful_workspaces", "failed_workspaces", "deferred_workspaces"),
 )
+# Made once; what is set is named when they are executed.
 _SUMS = select(
     *(func.coalesce(func.sum(runs.c[name]), 0) for name in ("records", "added", "changed", "deleted", "calls")),
     *(
@@ -95,7 +91,6 @@ _FAILURES = (
     .where(runs.c.cycle_id == bindparam("its"), runs.c.status == FAILED)
     .order_by(runs.c.id)
 )
-_END_RUN = update(runs).where(runs.c.id == bindparam("its"), runs.c.status == bindparam("still"))
 
 
 class Cycles:
@@ -113,32 +108,39 @@ class Cycles:
         turn that comes again has a cycle of its own.
         """
         now = self._now()
-        dialect = sqlite if self._database.is_sqlite else postgresql
-        async with self._database.write() as session:
-            await set_back(session, source, now, ahead(now, self._lease))
-            free = unowned(now, self._lease, held)
-            dead_ones = select(connections.c.id).where(connections.c.source == source, free)
-            await session.execute(end_dead_runs(runs.c.connection_id.in_(dead_ones), now))
-            alive = exists().where(runs.c.cycle_id == cycles.c.id, runs.c.status == RUNNING)
-            dead = update(cycles).where(cycles.c.source == source, cycles.c.status == RUNNING, ~alive)
-            if turn is not None:
-                dead = dead.where(cycles.c.turn.is_distinct_from(turn))
-                again = ~cycles.c.id.in_(_joined(source, turn))
-                taken_back = update(cycles).where(cycles.c.source == source, cycles.c.turn == turn, again)
-                await session.execute(taken_back.values(turn=None))
-            long_ago = or_(cycles.c.started_at < now - self._lease, cycles.c.started_at > ahead(now, self._lease))
-            await session.execute(dead.where(long_ago).values(status=INTERRUPTED, finished_at=now))
-            made = await session.execute(
-                dialect.insert(cycles)
-                .values(source=source, trigger=trigger, turn=turn, status=RUNNING, started_at=now)
+        held = tuple(held)
+
+        def begun(db: Db) -> int:
+            set_back(db, source, now, ahead(now, self._lease))
+            self._end_dead(db, source, turn, now, held)
+            insert = (sqlite if self._database.is_sqlite else postgresql).insert(cycles)
+            made = db.execute(
+                insert.values(source=source, trigger=trigger, turn=turn, status=RUNNING, started_at=now)
                 .on_conflict_do_nothing(index_elements=["source", "turn"])
                 .returning(cycles.c.id)
             )
             cycle_id = made.scalar_one_or_none()
             if cycle_id is None:
                 joined = select(cycles.c.id).where(cycles.c.source == source, cycles.c.turn == turn)
-                cycle_id = (await session.execute(joined)).scalar_one()
+                cycle_id = db.execute(joined).scalar_one()
             return int(cycle_id)
+
+        return await self._database.change(begun)
+
+    def _end_dead(self, db: Db, source: str, turn: datetime | None, now: datetime, held: Collection[int]) -> None:
+        """Tell the source's runs and cycles that nobody runs any more as interrupted; free a turn that comes again."""
+        free = unowned(now, self._lease, held)
+        dead_ones = select(connections.c.id).where(connections.c.source == source, free)
+        db.execute(end_dead_runs(runs.c.connection_id.in_(dead_ones), now))
+        alive = exists().where(runs.c.cycle_id == cycles.c.id, runs.c.status == RUNNING)
+        dead = update(cycles).where(cycles.c.source == source, cycles.c.status == RUNNING, ~alive)
+        if turn is not None:
+            dead = dead.where(cycles.c.turn.is_distinct_from(turn))
+            again = ~cycles.c.id.in_(_joined(source, turn))
+            taken_back = update(cycles).where(cycles.c.source == source, cycles.c.turn == turn, again)
+            db.execute(taken_back.values(turn=None))
+        long_ago = or_(cycles.c.started_at < now - self._lease, cycles.c.started_at > ahead(now, self._lease))
+        db.execute(dead.where(long_ago).values(status=INTERRUPTED, finished_at=now))
 
     async def has(self, source: str, turn: datetime, *, ended: bool = False) -> bool:
         """Whether some daemon has started the cycle of this turn; ``ended``: and whether it is over."""
@@ -185,47 +187,18 @@ class Cycles:
 
     async def _finished(self, ends: Sequence[_End]) -> Sequence[bool]:
         now = self._now()
-        told = [self._told(end, now) for end in ends]
-        if not self._database.is_sqlite:
-            mine = await self._at_once(ends, told, now)
-            return [end.run_id in mine for end in ends]
-
-        def finished(db: Db) -> list[bool]:
-            found = []
-            for end, (of_connection, of_run) in zip(ends, told, strict=True):
-                its = {"its": end.connection.id, "held": end.lease}
-                found.append(db.execute(_END, {**its, **of_connection}).one_or_none() is not None)
-                if found[-1] and end.ended.waits is not None:
-                    put_cursors(db, end.connection.id, [end.ended.waits], now)
-                db.execute(_END_RUN, {"its": end.run_id, "still": RUNNING, **of_run})
-            return found
-
-        return await self._database.change(finished)
-
-    async def _at_once(
-        self, ends: Sequence[_End], told: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], now: datetime
-    ) -> set[int]:
-        """Those of the runs whose connection was theirs: one statement for all that set the same columns."""
-        alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-        for end, (of_connection, of_run) in zip(ends, told, strict=True):
-            place = {} if end.ended.waits is None else new_values(cursors, placed(end.ended.waits, now))
-            row = {"its": end.connection.id, "held": end.lease, "run": end.run_id, **place}
-            row |= new_values(connections, of_connection) | new_values(runs, of_run)
-            alike.setdefault((tuple(of_connection), tuple(of_run), bool(place)), []).append(row)
+        some = alike(self._told(end, now) for end in ends)
+        stored = runs_sqlite.end if self._database.is_sqlite else runs_postgresql.end
 
         def finished(db: Db) -> set[int]:
-            mine: set[int] = set()
-            for (names, of_run, moves), rows in alike.items():
-                values = ending_values(names, of_run, rows, moves=moves)
-                mine |= set(db.scalars(ending(names, of_run, moves=moves), values))
-            return mine
+            return {run for told in some for run in stored(db, told)}
 
-        one = len(alike) == 1  # then it is a transaction by itself
-        return await (self._database.ask(finished) if one else self._database.change(finished))
+        one = len(some) == 1 and not self._database.is_sqlite  # then it is a transaction by itself
+        mine = await (self._database.ask(finished) if one else self._database.change(finished))
+        return [end.run_id in mine for end in ends]
 
-    def _told(self, end: _End, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The columns that it sets, of its connection and of the run."""
-        ended = end.ended
+    def _told(self, end: _End, now: datetime) -> Told:
+        ended, connection = end.ended, end.connection
         of_run = {
             "status": ended.verdict.run_status,
             "finished_at": now,
@@ -235,7 +208,8 @@ class Cycles:
             "hint": None if ended.hint is None else clean(ended.hint),
             "cursors": ended.cursors and Dumped(dumped(ended.cursors).decode()),
         }
-        return self._of_connection(end.connection, ended, now), of_run
+        of_connection = self._of_connection(connection, ended, now)
+        return Told(connection.id, end.lease, end.run_id, of_connection, of_run, placed(ended.waits, now))
 
     def _of_connection(self, connection: Connection, ended: Ended, now: datetime) -> dict[str, Any]:
         """What a run's end says of its connection."""
@@ -278,15 +252,16 @@ class Cycles:
         ``over``: False where others go on with it, and will end it.
         """
         its = {"its": cycle_id}
-        async with self._database.write() as session:
-            row = (await session.execute(_SUMS, its)).one()
+
+        def finished(db: Db) -> dict[str, Any]:
+            row = db.execute(_SUMS, its).one()
             values: dict[str, Any] = {name: int(value) for name, value in zip(_COUNTS, row, strict=True)}
-            finished = self._now()
+            at = self._now()
             # Another daemon that joined this cycle may still run: then it is the one to end it.
-            alone = over and (await session.execute(_OTHERS, its)).one_or_none() is None
-            ending = {"status": status, "finished_at": finished} if alone else {}
-            cycle = (await session.execute(_OF_CYCLE, {**its, **ending, **values})).one()
-            values["failures"] = [
+            alone = over and db.execute(_OTHERS, its).one_or_none() is None
+            ending = {"status": status, "finished_at": at} if alone else {}
+            cycle = db.execute(_OF_CYCLE, {**its, **ending, **values}).one()
+            failures = [
                 {
                     "connection_id": one.connection_id,
                     "workspace_id": one.workspace_id,
@@ -294,10 +269,12 @@ class Cycles:
                     "error": one.error,
                     "hint": one.hint or "",
                 }
-                for one in await session.execute(_FAILURES, its)
+                for one in db.execute(_FAILURES, its)
             ]
-        values |= {"status": status, "started_at": cycle.started_at, "finished_at": finished}
-        return values
+            told = {"failures": failures, "status": status, "started_at": cycle.started_at, "finished_at": at}
+            return values | told
+
+        return await self._database.change(finished)
 
 
 def _joined(source: str, turn: datetime) -> Select[tuple[int]]:

@@ -22,7 +22,9 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InvalidatePool
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_, greenlet_spawn
+
+from syncd.store.sqlite_thread import InThread, in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -77,7 +79,7 @@ class Database:
             "hide_parameters": True,
         }
         if self.is_sqlite:
-            options |= {"async_creator": self._open_sqlite, "pool_size": pool_size}
+            options |= {"creator": self._open_sqlite, "pool_size": pool_size}
         else:
             options |= {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 30}
             options["connect_args"] = {
@@ -96,6 +98,7 @@ class Database:
             event.listen(self.engine.sync_engine, "checkin", _given_back)
             event.listen(self.engine.sync_engine, "checkout", _PingIdle(self.engine.sync_engine))
         writing = self.engine.execution_options(syncd_writes=True)
+        self._in_one = in_thread if self.is_sqlite else _in_one
         self._reads = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writes = async_sessionmaker(writing, expire_on_commit=False)
         # PostgreSQL's statements each see what is committed, in a transaction or not: without one, two answers less.
@@ -125,7 +128,7 @@ class Database:
 
     async def ask(self, work: Callable[[SyncConnection], T]) -> T:
         """What ``work`` answers, which only reads."""
-        return await greenlet_spawn(_in_one, self._asking, work)
+        return await greenlet_spawn(self._in_one, self._asking, work)
 
     async def at_once(self, statement: Executable, values: Mapping[str, Any]) -> Row[Any] | None:
         """The one row, or none, that ``statement`` answers; on PostgreSQL it is a transaction by itself."""
@@ -135,14 +138,14 @@ class Database:
         """What ``work`` answers, in one transaction: committed at its end, rolled back on an exception."""
         if self.is_sqlite:
             async with self._writer:
-                return await greenlet_spawn(_in_one, self._writing, work)
-        return await greenlet_spawn(_in_one, self._writing, work)
+                return await greenlet_spawn(self._in_one, self._writing, work)
+        return await greenlet_spawn(self._in_one, self._writing, work)
 
-    async def _open_sqlite(self) -> aiosqlite.Connection:
+    def _open_sqlite(self) -> InThread:
         file = str(self.url.database)
         # What cannot be opened fails here: aiosqlite would leave a thread behind that outlives the event loop.
         sqlite3.connect(file).close()
-        return await aiosqlite.connect(file, isolation_level=None, timeout=10)
+        return InThread(self.engine.dialect.dbapi, await_(aiosqlite.connect(file, isolation_level=None, timeout=10)))
 
     async def forget_journal(self) -> None:
         """Empty SQLite's write-ahead log, where what was erased can still be read, unless another process reads now."""

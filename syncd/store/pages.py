@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from syncd.errors import LeaseLost
 from syncd.store.checkpoint_postgresql import any_of, storing, values
@@ -72,28 +71,10 @@ _LIVE = {
 }
 
 
-def _put_cursor(dialect: Any) -> Any:
-    insert = dialect.insert(cursors)
-    return insert.on_conflict_do_update(
-        index_elements=["connection_id", "stream", "partition"],
-        set_={"cursor": insert.excluded.cursor, "updated_at": insert.excluded.updated_at},
-    )
-
-
-_PUT_CURSOR = {dialect.dialect.name: _put_cursor(dialect) for dialect in (sqlite, postgresql)}
-
-
-def placed(move: Move, now: datetime) -> dict[str, Any]:
-    """The columns of its cursor's row, less whose it is."""
-    where = {"stream": move.stream, "partition": clean(move.partition), "cursor": clean(move.cursor)}
-    return {**where, "updated_at": now}
-
-
-def put_cursors(db: Db, connection_id: int, moves: Sequence[Move], now: datetime) -> None:
-    """Store where they resume, the last of several of one partition; in a transaction that has seen to the lease."""
-    rows = {(move.stream, move.partition): {"connection_id": connection_id, **placed(move, now)} for move in moves}
-    if rows:
-        db.execute(_PUT_CURSOR[db.dialect.name], list(rows.values()))
+def placed(moves: Iterable[Move], now: datetime) -> list[dict[str, Any]]:
+    """The columns of their cursors' rows, less whose they are; of several of one partition the last."""
+    rows = [{"stream": one.stream, "partition": clean(one.partition), "cursor": clean(one.cursor)} for one in moves]
+    return [{**row, "updated_at": now} for row in {(row["stream"], row["partition"]): row for row in rows}.values()]
 
 
 class Pages:

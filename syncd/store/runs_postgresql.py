@@ -1,12 +1,12 @@
 """Runs' claims and their ends as one statement each: PostgreSQL is asked once instead of five times for each run.
 
-SQLite changes no rows in a ``WITH``, and is nowhere far away: there the same is done step by step, in one transaction.
+SQLite changes no rows in a ``WITH``, and is nowhere far away: there the same is done step by step (`runs_sqlite`).
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ARRAY, String, Text, bindparam, column, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql
@@ -15,8 +15,9 @@ from syncd.policy import INTERRUPTED, RUNNING
 from syncd.tables import connections, cursors, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from sqlalchemy import Connection as Db
     from sqlalchemy import Table
 
 RESTING = {"status": INTERRUPTED, "error_kind": INTERRUPTED, "error": "the daemon died"}  # of a dead daemon's runs
@@ -59,16 +60,54 @@ def claiming(query: Any, columns: tuple[Any, ...]) -> Any:
     return select(taken, begun.c.run_id).where(begun.c.connection_id == taken.c.id).add_cte(dead)
 
 
-@cache
-def ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> Any:
-    """Set the columns ``names`` of connections whose leases are ours, and ``told`` of their runs in any case; answers
-    the runs whose connection it was. ``moves``: and store where one partition of each resumes. Executed with
-    `ending_values`.
+class Told(NamedTuple):
+    """A run's end: the columns that it sets of its connection, if ``held`` is its lease, and of the run in any case.
+
+    ``moves``: rows of cursors, less whose they are; stored if the lease is ours.
     """
-    kinds = _ended_kinds(names, told, moves=moves)
-    values = func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()))
-    rows = values.table_valued(*(column(name, kind) for name, kind in kinds.items())).render_derived()
-    ended = select(rows).cte("ended")
+
+    its: int
+    held: str
+    run: int
+    of_connection: Mapping[str, Any]
+    of_run: Mapping[str, Any]
+    moves: Sequence[Mapping[str, Any]]
+
+
+def alike(told: Iterable[Told]) -> list[list[Told]]:
+    """Those that set the same columns, together: a statement each."""
+    found: dict[tuple[tuple[str, ...], ...], list[Told]] = {}
+    for one in told:
+        found.setdefault((tuple(one.of_connection), tuple(one.of_run)), []).append(one)
+    return list(found.values())
+
+
+def end(db: Db, ended: Sequence[Told]) -> set[int]:
+    """Store the ends of these, which are alike; answers the runs whose connection it was."""
+    names, told = tuple(ended[0].of_connection), tuple(ended[0].of_run)
+    rows = [
+        {
+            "its": one.its,
+            "held": one.held,
+            "run": one.run,
+            **new_values(connections, one.of_connection),
+            **new_values(runs, one.of_run),
+        }
+        for one in ended
+    ]
+    moved = [{"at": one.run, **new_values(cursors, move)} for one in ended for move in one.moves]
+    values = {name: [row[name] for row in rows] for name in _ended_kinds(names, told)}
+    if moved:
+        values |= {name: [row[name] for row in moved] for name in _moved_kinds()}
+    return set(db.scalars(_ending(names, told, moves=bool(moved)), values))
+
+
+@cache
+def _ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> Any:
+    """Set the columns ``names`` of connections whose leases are ours, and ``told`` of their runs in any case; answers
+    the runs whose connection it was. ``moves``: and store where some partitions resume.
+    """
+    ended = select(_unnested(_ended_kinds(names, told))).cte("ended")
 
     def new(table: Table, columns: Sequence[str]) -> dict[str, Any]:
         return {name: ended.c[f"{table.name}_{name}"] for name in columns}
@@ -83,9 +122,9 @@ def ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> Any
     run = update(runs).where(runs.c.id == ended.c.run, runs.c.status == RUNNING)
     also = [run.values(new(runs, told)).returning(runs.c.id).cte("run")]
     if moves:
-        place = new(cursors, _PLACE)
-        there = select(mine.c.id, *place.values()).where(mine.c.run == ended.c.run)
-        put = postgresql.insert(cursors).from_select(["connection_id", *place], there)
+        moved = _unnested(_moved_kinds())
+        there = select(mine.c.id, *(moved.c[f"cursors_{name}"] for name in _PLACE)).where(mine.c.run == moved.c.at)
+        put = postgresql.insert(cursors).from_select(["connection_id", *_PLACE], there)
         put = put.on_conflict_do_update(
             index_elements=["connection_id", "stream", "partition"],
             set_={"cursor": put.excluded.cursor, "updated_at": put.excluded.updated_at},
@@ -94,19 +133,26 @@ def ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> Any
     return select(mine.c.run).add_cte(*also)
 
 
-def ending_values(
-    names: tuple[str, ...], told: tuple[str, ...], ended: Sequence[Mapping[str, Any]], *, moves: bool
-) -> dict[str, Any]:
-    """Of each that ended: ``its``, ``held``, ``run``, and `new_values`; its columns as arrays."""
-    return {name: [one[name] for one in ended] for name in _ended_kinds(names, told, moves=moves)}
-
-
 _PLACE = ("stream", "partition", "cursor", "updated_at")
 
 
-def _ended_kinds(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> dict[str, Any]:
+def _unnested(kinds: Mapping[str, Any]) -> Any:
+    """Rows whose columns are executed with as arrays."""
+    arrays = func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()))
+    return arrays.table_valued(*(column(name, kind) for name, kind in kinds.items())).render_derived()
+
+
+def _ended_kinds(names: tuple[str, ...], told: tuple[str, ...]) -> dict[str, Any]:
     kinds: dict[str, Any] = {"its": connections.c.id.type, "held": connections.c.lease.type, "run": runs.c.id.type}
-    for table, columns in ((connections, names), (runs, told), (cursors, _PLACE if moves else ())):
+    for table, columns in ((connections, names), (runs, told)):
         kinds |= {f"{table.name}_{name}": table.c[name].type for name in columns}
-    # a text that is too long for its column is refused there: an array of VARCHAR(32) would cut it short
+    return _roomy(kinds)
+
+
+def _moved_kinds() -> dict[str, Any]:
+    return _roomy({"at": runs.c.id.type} | {f"cursors_{name}": cursors.c[name].type for name in _PLACE})
+
+
+def _roomy(kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """A text that is too long for its column is refused there: an array of VARCHAR(32) would cut it short."""
     return {name: Text() if isinstance(kind, String) else kind for name, kind in kinds.items()}

@@ -13,21 +13,24 @@ from sqlalchemy import (
     Text,
     any_,
     bindparam,
+    cast,
     column,
     func,
     literal_column,
     select,
     true,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from syncd.store.batcher import Batcher
+from syncd.store.rows import document
 from syncd.tables import UtcDateTime, meetings, messages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection as Db
-    from sqlalchemy import Table
+    from sqlalchemy import Dialect, Table
 
     from syncd.store.database import Database
 
@@ -68,13 +71,21 @@ class Selects:
 
         def together(db: Db) -> list[Found]:
             found: list[Found] = [{} for _ in asked]
-            values = {name: [one[name] for one in asked] for name in _kinds(shape) if name != "at"}
-            for row in db.execute(_together(shape), {**values, "at": list(range(len(asked)))}):
+            if db.dialect.name == "sqlite":
+                rows = db.execute(_joined(shape), {"asked": _document(shape, asked, db.dialect)})
+            else:
+                listed = {f"is_{name}" for name in shape.among}
+                values: dict[str, Any] = {
+                    name: [document(one[name]) if name in listed else one[name] for one in asked]
+                    for name in _kinds(shape)
+                    if name != "at"
+                }
+                rows = db.execute(_together(shape), {**values, "at": list(range(len(asked)))})
+            for row in rows:
                 found[row[0]][row[1]] = tuple(row[2:])
             return found
 
-        alone = self._database.is_sqlite or shape.among  # arrays of several lengths cannot be one array
-        return await self._database.ask(stepwise if alone else together)
+        return await self._database.ask(stepwise if len(asked) == 1 else together)
 
 
 # Made once for each shape: to make a statement costs more than to run it.
@@ -108,6 +119,7 @@ def _where(shape: Shape, dialect: str) -> Any:
 def _kinds(shape: Shape) -> dict[str, Any]:
     kinds: dict[str, Any] = {"at": Integer(), "its": BigInteger()}
     kinds |= {f"is_{name}": shape.table.c[name].type for name in shape.equal}
+    kinds |= {f"is_{name}": Text() for name in shape.among}  # a list of its own: arrays of several lengths are no array
     kinds |= dict.fromkeys(("least", "most"), UtcDateTime()) if shape.timed else {}
     return {name: Text() if isinstance(kind, String) else kind for name, kind in kinds.items()}
 
@@ -118,6 +130,29 @@ def _together(shape: Shape) -> Any:
     kinds = _kinds(shape)
     arrays = func.unnest(*(bindparam(name, type_=ARRAY(kind)) for name, kind in kinds.items()))
     asked = arrays.table_valued(*(column(name, kind) for name, kind in kinds.items())).render_derived("asked")
+    each = _narrowed(shape, lambda name: asked.c[name])
+    for name in shape.among:
+        listed = select(func.jsonb_array_elements_text(cast(asked.c[f"is_{name}"], JSONB))).correlate(asked)
+        each = each.where(shape.table.c[name] == any_(func.array(listed.scalar_subquery(), type_=ARRAY(Text))))
     # The offset keeps it a question for each: joined with all of them at once, a whole table could be read.
-    each = _narrowed(shape, lambda name: asked.c[name]).offset(literal_column("0")).lateral("each")
+    each = each.offset(literal_column("0")).lateral("each")
     return select(asked.c.at, *each.c).select_from(asked.join(each, true()))
+
+
+@cache
+def _joined(shape: Shape) -> Any:
+    """`_together` as SQLite has it: what is asked comes as one JSON text. It looks up each in the table's index."""
+    asked = func.json_each(bindparam("asked", type_=Text)).table_valued("key", "value", name="asked")
+    each = _narrowed(shape, lambda name: func.json_extract(asked.c.value, f"$.{name}"))
+    for name in shape.among:
+        listed = func.json_each(asked.c.value, f"$.is_{name}").table_valued("value", name=f"of_{name}")
+        each = each.where(shape.table.c[name].in_(select(listed.c.value)))
+    return each.with_only_columns(asked.c.key, *each.selected_columns).select_from(asked)
+
+
+def _document(shape: Shape, asked: Sequence[Mapping[str, Any]], dialect: Dialect) -> str:
+    """What `_joined` is executed with: each value as it is stored, which for a time is another text than JSON's."""
+    stored = {name: kind.dialect_impl(dialect).bind_processor(dialect) for name, kind in _kinds(shape).items()}
+    stored |= {f"is_{name}": None for name in shape.among}
+    rows = [{name: made(one[name]) if (made := stored[name]) else one[name] for name in one} for one in asked]
+    return document(rows)

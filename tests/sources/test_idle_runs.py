@@ -13,7 +13,7 @@ from syncd.sandbox.world import Options, StandingClock, World
 
 TURN = timedelta(minutes=15)
 # Of a cycle with one connection: its own four transactions with nine statements, the run's, and one or two to spare.
-MOST = {"slack": (27, 15), "gong": (20, 9), "fathom": (20, 9), "gmail": (18, 8)}
+MOST = {"slack": (20, 9), "gong": (20, 9), "fathom": (20, 9), "gmail": (18, 8)}
 
 
 @pytest.mark.parametrize("source", list(MOST))

@@ -90,10 +90,10 @@ async def test_only_runs_of_a_dead_daemon_are_told_as_interrupted(store: Store, 
 async def test_runs_that_end_together_each_tell_their_own_end(store: Store, clock: Clock) -> None:
     both = await claimed(store, clock, 4)
     ends = [
-        ended(SUCCEEDED, clock, calls=1, waits=Move("messages", "C1", "7"), cursors={"messages/C1": [None, "7"]}),
+        ended(SUCCEEDED, clock, calls=1, waits=[Move("messages", "C1", "7")], cursors={"messages/C1": [None, "7"]}),
         ended(FAILED, clock, calls=2, error_kind="auth", error="no \x00 more", hint="go on"),
         ended(DEFERRED, clock, calls=3, progress={"parts": 4}),
-        ended(SUCCEEDED, clock, calls=4, waits=Move("messages", "C1", "8")),
+        ended(SUCCEEDED, clock, calls=4, waits=[Move("messages", one, "8") for one in ("C1", "C2")]),
     ]
     mine = await asyncio.gather(
         *(store.cycles.finish_run(run, one, "lease", end) for (one, run), end in zip(both, ends, strict=True))
@@ -105,7 +105,7 @@ async def test_runs_that_end_together_each_tell_their_own_end(store: Store, cloc
         run = told[one.id]
         assert (run.status, run.calls, run.error_kind) == (end.verdict.run_status, end.calls, end.error_kind)
         assert (found[one.id].lease, found[one.id].progress) == (None, end.progress)
-        moved = {"C1": end.waits.cursor} if end.waits else {}
+        moved = {move.partition: move.cursor for move in end.waits}
         assert await store.looks.cursors(one.id, "messages") == moved
     assert told[both[0][0].id].cursors == {"messages/C1": [None, "7"]}
     assert (told[both[1][0].id].error, found[both[1][0].id].last_error) == ("no  more", "no  more - go on")
@@ -113,7 +113,9 @@ async def test_runs_that_end_together_each_tell_their_own_end(store: Store, cloc
 
 async def test_of_runs_that_end_together_one_that_lost_its_lease_moves_nothing(store: Store, clock: Clock) -> None:
     both = await claimed(store, clock, 3)
-    ends = [ended(SUCCEEDED, clock, waits=Move("messages", "C1", str(one.id))) for one, _ in both]
+    ends = [
+        ended(SUCCEEDED, clock, waits=[Move("messages", name, str(one.id)) for name in ("C1", "C2")]) for one, _ in both
+    ]
     leases = ["lease", "another", "lease"]
     mine = await asyncio.gather(
         *(
@@ -123,7 +125,7 @@ async def test_of_runs_that_end_together_one_that_lost_its_lease_moves_nothing(s
     )
     assert mine == [True, False, True]
     moved = [await store.looks.cursors(one.id, "messages") for one, _ in both]
-    assert moved == [{"C1": "3"}, {}, {"C1": "1"}]
+    assert moved == [{"C1": "3", "C2": "3"}, {}, {"C1": "1", "C2": "1"}]
     assert [one.lease for one in await rows(store, connections)] == [None, "lease", None]
 
 
@@ -221,9 +223,25 @@ async def test_a_list_is_one_of_these(store: Store, clock: Clock) -> None:
     records = [Message(external_id=name, conversation_id=f"C{name}", raw={}) for name in "abc"]
     await put(store, one, Page(records=records))
     held = store.looks.of(one[0].id)
-    lists: tuple[list[str], ...] = (["Ca"], ["Ca", "Cc"], [])
+    lists: tuple[list[str], ...] = (["Ca"], ["Ca", "Cc", "C'\"d"], [])
     found = await asyncio.gather(*(held.select(Message, conversation_id=some) for some in lists))
     assert [sorted(some) for some in found] == [["a"], ["a", "c"], []]
+
+
+async def test_a_list_and_a_span_are_asked_together(store: Store, clock: Clock) -> None:
+    (one,) = await claimed(store, clock, 1)
+    sent = {name: clock() - timedelta(hours=hours) for hours, name in enumerate("abc")}
+    await put(
+        store,
+        one,
+        Page(records=[Message(external_id=k, conversation_id=f"C{k}", sent_at=at, raw={}) for k, at in sent.items()]),
+    )
+    held = store.looks.of(one[0].id)
+    spans = [(clock() - timedelta(hours=hours), clock()) for hours in (0, 1, 2)]
+    found = await asyncio.gather(
+        *(held.select(Message, conversation_id=["Ca", "Cb", "Cc"], between=span) for span in spans)
+    )
+    assert [sorted(some) for some in found] == [["a"], ["a", "b"], ["a", "b", "c"]]
 
 
 # ── by the engine ───────────────────────────────────────────────────────────────────────────────────────────────────
