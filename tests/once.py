@@ -6,6 +6,7 @@ Nothing that a test looks at is shared, only what comes out the same each time.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Iterator
 from functools import cache
@@ -53,3 +54,15 @@ def _without_the_servers_of_others() -> Iterator[None]:
     """aiohttp remembers the handlers of the last thousand applications, and so whole sandboxes: some megabytes each."""
     yield
     web_app._cached_build_middleware.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _with_the_usual_log() -> Iterator[None]:
+    """A command that runs in this process sets the log up for all that come after it."""
+    usual, root = dict(structlog.get_config()), logging.getLogger()
+    level = root.level
+    yield
+    if structlog.get_config() != usual:
+        structlog.configure(**usual)
+        root.handlers[:] = [one for one in root.handlers if type(one) is not logging.StreamHandler]  # pytest's stay
+        root.setLevel(level)
