@@ -272,10 +272,13 @@ async def test_ten_runs_ask_little_more_than_one(store: Store) -> None:
 
 
 async def test_a_cycle_claims_no_more_than_it_has_slots(store: Store) -> None:
-    most = 0
+    most, begun, all_of_them = 0, 0, asyncio.Barrier(3)
 
     async def read(link: Link, since: Since) -> AsyncIterator[Page]:
-        nonlocal most
+        nonlocal most, begun
+        begun += 1
+        if begun <= all_of_them.parties:
+            await all_of_them.wait()
         most = max(most, len([row for row in await rows(store, connections) if row.lease]))
         yield Page(cursor="c")
 
