@@ -55,11 +55,12 @@ def connections(setting: Setting) -> list[Table]:
                 curve.setdefault(name, []).append((count, value))
             told(f"{table.rows[-1]}")
     table.notes.append(
-        "A quarter of the connections to each source, each with a workspace of its own; a Slack workspace has 2 "
-        "conversations. Memory and lateness are of a process that serves its pages in the first cycle, in which all is "
-        "new, and in an idle one: /healthz is asked every 50 ms, the loop's lateness is the worst of a source's cycle. "
-        "Busy itself is how much of it the process was computing: beside others it is late without being so. CPU is of "
-        "a later idle cycle, by a process that serves nothing."
+        "A quarter of the connections to each source, each with a workspace of its own; a Slack workspace has 5 "
+        "conversations, each a call; half of Fathom's connections wait for a meeting's transcript and summary, two "
+        "calls more. Memory and lateness are of a process that serves its pages in the first cycle, in which all is "
+        "new, and in an idle one: /healthz is asked every 50 ms, the loop's lateness is the worst of a source's "
+        "cycle. Busy itself is how much of it the process was computing: beside others it is late without being so. "
+        "CPU is of a later idle cycle, by a process that serves nothing."
     )
     table.plots.append(Curves("connections", "Growth with the number of connections", "connections", curve))
     return [table]
