@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-INK, FILL = ("#24292f", "#8b949e"), ("#2f6feb", "#d29922", "#3fb950", "#a371f7", "#f85149")
+INK, FILL = ("#24292f", "#8b949e"), ("#2f6feb", "#d29922", "#3fb950", "#a371f7", "#f85149", "#57606a")
 WIDTH, BAR, LEFT, RIGHT = 720, 22, 250, 90
 
 
@@ -53,7 +53,7 @@ class Curves:
     def svg(self) -> str:
         points = [point for series in self.series.values() for point in series if min(point) > 0]
         spans = [(min(one), max(*one, min(one) * 2)) for one in zip(*points, strict=True)]
-        height, box = 300, (70, 40, WIDTH - 190, 215)
+        height, box = 300, (70, 40, WIDTH - 300, 215)
 
         def place(x: float, y: float) -> tuple[float, float]:
             shares = [
