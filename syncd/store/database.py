@@ -145,7 +145,10 @@ class Database:
         file = str(self.url.database)
         # What cannot be opened fails here: aiosqlite would leave a thread behind that outlives the event loop.
         sqlite3.connect(file).close()
-        return InThread(self.engine.dialect.dbapi, await_(aiosqlite.connect(file, isolation_level=None, timeout=10)))
+        connection = aiosqlite.connect(file, isolation_level=None, timeout=10)
+        # Who is cut while it opens or closes leaves its thread behind, and the process would wait for that for ever.
+        connection._thread.daemon = True
+        return InThread(self.engine.dialect.dbapi, await_(connection))
 
     async def forget_journal(self) -> None:
         """Empty SQLite's write-ahead log, where what was erased can still be read, unless another process reads now."""

@@ -6,7 +6,9 @@ By itself SQLAlchemy hops there and back four times for each statement, and each
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_connection
@@ -58,7 +60,12 @@ class InThread(AsyncAdapt_aiosqlite_connection):
             finally:
                 self._inside, self._rests = False, not self._connection._conn.in_transaction
 
-        hop = asyncio.ensure_future(self._connection._execute(copy_context().run, inside))
+        # As aiosqlite's `_execute` does, but no task: whoever cancels all tasks, as a loop's end does, would cancel the
+        # wait for what is under way in the thread.
+        if not self._connection._running:  # its thread would never come to it
+            raise sqlite3.ProgrammingError("the connection is closed")
+        hop = asyncio.get_running_loop().create_future()
+        self._connection._tx.put_nowait((hop, partial(copy_context().run, inside)))
         try:
             return await asyncio.shield(hop)
         finally:

@@ -101,3 +101,31 @@ async def test_a_session_and_a_hop_see_each_others_writes(database: Database) ->
     await database.change(lambda db: db.execute(_PUT, row("b")))
     async with database.read() as session:
         assert await session.scalar(_ALL) == await count(database) == 2
+
+
+async def test_when_all_tasks_are_cancelled_the_connection_is_given_back_once_it_is_free(database: Database) -> None:
+    """As at the end of an event loop, after Ctrl-C."""
+    began, goes_on = threading.Event(), threading.Event()
+
+    def work(db: Any) -> int:
+        began.set()
+        goes_on.wait(10)
+        return int(db.execute(_ALL).scalar_one())
+
+    before = asyncio.all_tasks()
+    asking = asyncio.create_task(database.ask(work))
+    await asyncio.to_thread(began.wait, 10)
+    for task in asyncio.all_tasks() - before:
+        task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not asking.done()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert await count(database) == 0
+
+
+async def test_no_thread_of_its_own_keeps_the_process(database: Database) -> None:
+    await count(database)
+    assert [one for one in threading.enumerate() if "_connection_worker" in one.name and not one.daemon] == []
