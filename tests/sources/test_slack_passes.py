@@ -71,7 +71,7 @@ class Restricted:
             return list(await session.execute(select(tables.metadata.tables[table])))
 
 
-NOON = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 MakeRestricted = Callable[..., Awaitable[Restricted]]
 
 
@@ -86,10 +86,10 @@ async def restricted(
             settings: Mapping[str, Any] | None = None,
             *,
             messages_per_day: int = 1,
-            born: datetime | None = None,
+            born: datetime | None = NOON,
             **mine: str,
         ) -> Restricted:
-            """``born``: when it begins; None: now, which makes the channels' messages other ones each day."""
+            """``born``: when it begins, None: now; by the hour a channel's messages fit into one page or do not."""
             options = Options(
                 workspaces=1,
                 days=1,
@@ -151,7 +151,7 @@ async def test_forty_channels_are_read_in_turn_and_the_estimate_is_true(restrict
 
 
 async def test_status_tells_what_a_run_waits_for_while_it_waits(restricted: MakeRestricted) -> None:
-    app, seen = await restricted(2), list[dict[str, Any]]()
+    app, seen = await restricted(2, born=None), list[dict[str, Any]]()
 
     async def look() -> None:
         seen.append(await app.report())
@@ -177,7 +177,7 @@ async def test_what_comes_after_the_channels_is_read_once_a_pass_is_done(restric
 
 
 async def test_channels_that_refuse_do_not_keep_the_others_from_being_read(restricted: MakeRestricted) -> None:
-    app = await restricted(24, {"channels": [f"C{n:09d}" for n in range(24)]}, born=NOON)
+    app = await restricted(24, {"channels": [f"C{n:09d}" for n in range(24)]})
     for n in range(12):
         app.box.slack.act("acme", "kick", {"channel": f"C{n:09d}"})
     told = [await app.turn() for _ in range(3)]
