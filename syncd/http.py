@@ -58,11 +58,11 @@ class Link:
     some of them to, which then holds for ``low_for_s``. ``credential``: names the budget that these credentials draw
     on. ``refresh``: set by a source whose access token expires; it asks the vendor once and returns the members that
     changed. ``alone``: held meanwhile, as a refresh token may be good for one use; gives the credentials as stored by
-    then, None where they are not stored. ``save``: stores them before they are used. ``secrets``: what no word of ours
-    may hold. ``slot``: lent to others while a call waits. ``owned``: raises `LeaseLost` when the connection may be
-    another's by now. ``on_wait``: told the limit (empty: a retry after a passing fault) and the seconds before a long
-    wait, ``("", 0.0)`` after it. ``on_waited``: told of each wait, however short: the reason (``pacing``, or the kind
-    of the error that is retried), the limit or an empty text, the seconds.
+    then, None where they are not stored. ``save``: stores them before they are used. ``drawn_on``: the budgets that its
+    calls drew on. ``secrets``: what no word of ours may hold. ``slot``: lent to others while a call waits. ``owned``:
+    raises `LeaseLost` when the connection may be another's by now. ``on_wait``: told the limit (empty: a retry after a
+    passing fault) and the seconds before a long wait, ``("", 0.0)`` after it. ``on_waited``: told of each wait, however
+    short: the reason (``pacing``, or the kind of the error that is retried), the limit or an empty text, the seconds.
     """
 
     source: str
@@ -88,6 +88,7 @@ class Link:
     refresh: Callable[[], Awaitable[Mapping[str, Any]]] | None = field(default=None, repr=False)
     calls: int = 0
     _refused: SourceError | None = field(default=None, repr=False)
+    drawn_on: set[str] = field(default_factory=set)
     secrets: set[str] = field(default_factory=set, repr=False)
     _renewing: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
@@ -110,6 +111,7 @@ class Link:
         on an `AuthError` refresh the token and try once more. Raises `SourceError`.
         """
         drawn = _Drawn(whose or self.credential, {method: 1} if draws is None else draws)
+        self.drawn_on.add(drawn.whose)
         patience = Patience(self.patience_s, self.slot, self.on_wait, self.on_waited)
         spent: object = None
 

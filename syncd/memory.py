@@ -22,9 +22,10 @@ def learn(link: Link, known: Iterable[Budget]) -> None:
 
 async def tell(link: Link, store: Store) -> None:
     """Store what the database does not know yet; mostly there is nothing."""
-    if news := link.buckets.state(link.credential):
-        await store.budgets.save(link.credential, news)
-        link.buckets.saved(link.credential, news)
+    for whose in sorted(link.drawn_on):
+        if news := link.buckets.state(whose):
+            await store.budgets.save(whose, news)
+            link.buckets.saved(whose, news)
 
 
 @asynccontextmanager

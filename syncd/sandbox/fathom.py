@@ -317,8 +317,8 @@ class Fathom:
         form = await request.post()
         workspace = self._refresh_tokens.get(str(form.get("refresh_token")), "")
         self._world.seen(request, "fathom", "oauth2/token", workspace)
-        rate = Rate.parse(self._world.switch("fathom.token", "60/1m"))
-        if (wait := self._world.over_limit(rate, "fathom", str(form.get("client_id")), "token")) is not None:
+        rate, app = Rate.parse(self._world.switch("fathom.token", "60/1m")), str(form.get("client_id"))
+        if (wait := self._world.over_limit(rate, "fathom", app, "token")) is not None:
             return limited(wait)
         if any(form.get(name) != value for name, value in _CLIENT.items()):
             return answered({"error": "invalid_client"}, 400)

@@ -128,13 +128,13 @@ def _in_turn(api: Api, since: Since) -> tuple[dict[str, Place], list[str]]:
     return known, sorted(set(api.channels), key=lambda one: (known[one].asked, one))
 
 
-class _Stored:
-    """Of which channels anything is stored in the cycle's window, looked up for some at once."""
+class _Filled:
+    """The channels of which anything is stored in the cycle's window, looked up for some at once."""
 
     def __init__(self, api: Api, since: Since) -> None:
         self._since, self._left, self._found = since, _in_turn(api, since)[1], dict[str, bool]()
 
-    async def any(self, channel: str) -> bool:
+    async def is_one(self, channel: str) -> bool:
         if channel not in self._found:
             at, now = self._left.index(channel), self._since.now
             some = self._left[at : at + _AT_ONCE]
@@ -159,7 +159,7 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
     for channel in sorted(set(api.channels) - places(since).keys()):
         yield Page(partition=channel, cursor=begins_at)  # of a first run that is cut the next one begins here as well
 
-    stored = _Stored(api, since)
+    filled = _Filled(api, since)
 
     async def read(channel: str, place: Place) -> AsyncIterator[Page]:
         until = place.done
@@ -174,7 +174,7 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
         # latest is fixed, so that what comes meanwhile does not shift the pages
         wanted = _window(min(usual, left_at), since.now)
         end = Page(partition=channel, resolved=[channel], cursor=wanted.latest)
-        bare = usual <= left_at and not await stored.any(channel)
+        bare = usual <= left_at and not await filled.is_one(channel)
         async for page in window(api, since, channel, wanted, Place(until), end, bare=bare):
             yield page
 

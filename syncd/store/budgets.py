@@ -68,7 +68,7 @@ class Budgets:
                 await session.execute(_of(credential, row.name).values(changes))
 
     async def reserve(self, credential: str, name: str, rate: Rate, units: int) -> tuple[int, float]:
-        """Count ``units`` of a long limit, and some to spare, before they are drawn.
+        """Count ``units`` of a limit, and some to spare, before they are drawn.
 
         Answers (how many are granted, for how many seconds they may be drawn), or (0, in how many seconds there will be
         ``units``). What is granted and not drawn is lost: it never counts too little, not even after a crash.
@@ -76,6 +76,8 @@ class Budgets:
         now = self._now()
         async with self._database.write() as session:
             held = await self._locked(session, credential, name, now)
+            if closed_s := _left_s(held.closed_until, now):  # another process was told so
+                return 0, closed_s
             drawn, granted, seconds = reserved(held.drawn, now.timestamp(), rate, units)
             if granted:
                 await session.execute(_of(credential, name).values(drawn=drawn, updated_at=now))

@@ -16,7 +16,7 @@ from syncd.store.connections import end_dead_runs
 from syncd.store.database import Dumped, clean
 from syncd.store.pages import placed
 from syncd.store.rows import dumped
-from syncd.store.runs_postgresql import Told, alike
+from syncd.store.told import Told, alike
 from syncd.tables import connections, cycles, runs
 
 if TYPE_CHECKING:

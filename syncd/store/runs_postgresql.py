@@ -6,7 +6,7 @@ SQLite changes no rows in a ``WITH``, and is nowhere far away: there the same is
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, String, Text, bindparam, column, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql
@@ -15,10 +15,12 @@ from syncd.policy import INTERRUPTED, RUNNING
 from syncd.tables import connections, cursors, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection as Db
     from sqlalchemy import Table
+
+    from syncd.store.told import Told
 
 RESTING = {"status": INTERRUPTED, "error_kind": INTERRUPTED, "error": "the daemon died"}  # of a dead daemon's runs
 
@@ -58,28 +60,6 @@ def claiming(query: Any, columns: tuple[Any, ...]) -> Any:
         .cte("begun")
     )
     return select(taken, begun.c.run_id).where(begun.c.connection_id == taken.c.id).add_cte(dead)
-
-
-class Told(NamedTuple):
-    """A run's end: the columns that it sets of its connection, if ``held`` is its lease, and of the run in any case.
-
-    ``moves``: rows of cursors, less whose they are; stored if the lease is ours.
-    """
-
-    its: int
-    held: str
-    run: int
-    of_connection: Mapping[str, Any]
-    of_run: Mapping[str, Any]
-    moves: Sequence[Mapping[str, Any]]
-
-
-def alike(told: Iterable[Told]) -> list[list[Told]]:
-    """Those that set the same columns, together: a statement each."""
-    found: dict[tuple[tuple[str, ...], ...], list[Told]] = {}
-    for one in told:
-        found.setdefault((tuple(one.of_connection), tuple(one.of_run)), []).append(one)
-    return list(found.values())
 
 
 def end(db: Db, ended: Sequence[Told]) -> set[int]:

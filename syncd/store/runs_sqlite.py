@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection as Db
 
-    from syncd.store.runs_postgresql import Told
+    from syncd.store.told import Told
 
 # Made once: to make a statement costs more than to run it. Names that are no columns are of their conditions.
 _THESE: Any = func.json_each(bindparam("these", type_=Text)).table_valued("value").c.value

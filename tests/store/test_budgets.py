@@ -7,7 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from syncd.errors import RateLimited
+from syncd.http import Link
 from syncd.limits import Buckets, Budget, Rate
+from syncd.memory import tell
 from syncd.store import Store
 from syncd.store.budgets import reserved
 from tests.conftest import Clock
@@ -121,3 +124,22 @@ async def test_rows_that_nobody_wrote_for_long_are_forgotten(store: Store, clock
     await store.budgets.save("c", [Budget("new", closed_s=1.0)])
     await store.budgets.prune(timedelta(days=1))
     assert sorted(one.name for one in await store.budgets.of("c")) == ["closed", "new"]
+
+
+async def test_what_closes_an_apps_limit_closes_it_in_other_processes(store: Store) -> None:
+    """None of their connections was refused itself."""
+
+    async def refused() -> None:
+        raise RateLimited("HTTP 429", retry_after_s=900.0)
+
+    here, elsewhere = (Buckets(reserve=store.budgets.reserve) for _ in range(2))
+    draws, rates, own = {"token": 1}, {"token": Rate(60, 60.0)}, {"client_id": "our app"}
+    link = Link(
+        source="fathom", credential="c", net=None, buckets=here, credentials=own, rates=rates, save=None, patience_s=0
+    )
+    with pytest.raises(RateLimited):
+        await link.call("oauth2.token", refused, draws=draws, whose=link.app(), renews=False)
+    await tell(link, store)
+    with pytest.raises(RateLimited) as caught:
+        await elsewhere.acquire(link.app(), draws, rates, 0)
+    assert caught.value.retry_after_s == pytest.approx(900, abs=5)
