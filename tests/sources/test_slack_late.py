@@ -60,6 +60,15 @@ async def test_a_window_that_goes_on_in_a_later_run_remembers_what_was_missing_i
     assert not await s.is_live(posted[-1])
 
 
+async def test_a_message_deleted_in_an_outage_is_gone_with_the_first_cycle_after_it(stage: MakeStage) -> None:
+    """Its window reaches back to the last one, and nothing is stored that is younger than the usual one."""
+    s = await stage(sweep_every="30d")
+    ts = s.post()
+    await s.after()
+    s.delete(ts)
+    assert (await s.after(hours=30))["deleted"] == 1
+
+
 async def test_an_access_error_is_no_deletion(stage: MakeStage) -> None:
     s = await stage()
     ts = s.post()

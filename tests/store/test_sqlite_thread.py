@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from sqlalchemy import event, func, insert, select
+from sqlalchemy.util import greenlet_spawn
 
 from syncd.store import Database
 from syncd.tables import budgets
@@ -129,3 +131,21 @@ async def test_when_all_tasks_are_cancelled_the_connection_is_given_back_once_it
 async def test_no_thread_of_its_own_keeps_the_process(database: Database) -> None:
     await count(database)
     assert [one for one in threading.enumerate() if "_connection_worker" in one.name and not one.daemon] == []
+
+
+async def test_a_connection_that_was_stopped_says_so_instead_of_never_answering(database: Database) -> None:
+    connection = await greenlet_spawn(database._open_sqlite)
+    connection._connection.stop()
+    async with asyncio.timeout(10):
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            await connection.run(lambda: None)
+
+
+async def test_a_transaction_that_is_left_open_is_rolled_back_as_the_connection_is_given_back(
+    database: Database,
+) -> None:
+    held = await database.engine.connect()
+    connection: Any = (await held.get_raw_connection()).dbapi_connection
+    await connection.run(lambda: connection._connection._conn.execute("BEGIN IMMEDIATE"))
+    await held.close()
+    assert not connection._connection.in_transaction
