@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import calls, compare, ends, growth, page, shares, writes
+from benchmarks import calls, compare, ends, growth, page, shares, writes, yardstick
 from benchmarks.measure import Failed, postgres
 from benchmarks.subjects import Setting, told
 from benchmarks.tables import Table
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PARTS: dict[str, Callable[[Setting], list[Table]]] = {
+    "yardstick": yardstick.table,
     "slack": compare.slack,
     "gong": compare.gong,
     "ends": ends.table,
