@@ -31,7 +31,7 @@ SMALL = QUIET | {"channels": 1, "days": 2}
 
 def connections(setting: Setting) -> list[Table]:
     """A quarter of each source; the second of two cycles, in which nothing is new."""
-    counts = setting.sizes or ((20, 100) if setting.quick else (20, 100, 1000, 10_000)[: 4 if setting.long else 3])
+    counts = setting.sizes or ((10, 100) if setting.quick else (10, 100, 1000, 10_000)[: 4 if setting.long else 3])
     head = (
         "connections", "CPU ms each, idle cycle", *SOURCES, "PostgreSQL's", "peak MB", "KB each beyond the first row",
         "loop late, p99 ms", "busy itself", "most ms", "busy itself", "/healthz, p99 ms", "unanswered",
@@ -41,7 +41,7 @@ def connections(setting: Setting) -> list[Table]:
     for database, fresh in (("PostgreSQL", setting.server.url), ("SQLite", setting.sqlite)):
         first = (0, 0.0)
         for count in counts:
-            grown = _grown(setting, fresh(), count // 4)
+            grown = _grown(setting, fresh(), count)
             more = (grown.peak_mb - first[1]) * 1024 / (count - first[0]) if first[0] else 0.0
             first = first if first[0] else (count, grown.peak_mb)
             row = (grown.mean_ms, *grown.each_ms.values(), grown.server_ms, grown.peak_mb, more, *grown.late_ms)
@@ -83,21 +83,22 @@ class Grown:
         return statistics.mean(self.each_ms.values())
 
 
-def _grown(setting: Setting, url: str, workspaces: int) -> Grown:
-    with vendors(workspaces=workspaces, **SMALL) as vendor:
-        # Added by a process of its own: what is measured never held them all at once.
-        syncd(setting, vendor, url, [], lines=vendor.lines(*SOURCES))
+def _grown(setting: Setting, url: str, count: int) -> Grown:
+    shares = [len(range(at, count, len(SOURCES))) for at in range(len(SOURCES))]
+    with vendors(workspaces=max(shares), **SMALL) as vendor:
+        lines = [line for name, mine in zip(SOURCES, shares, strict=True) for line in vendor.lines(name)[:mine]]
+        syncd(setting, vendor, url, [], lines=lines)  # a process of its own: what is measured never held all at once
         done, health = _served(vendor, url)
         # without pages, for asking for them and watching the loop costs as well
         cost = syncd(setting, vendor, url, TWICE, turns=True, ahead_s=2 * TURN_S)
     steps = cost.told["steps"][len(SOURCES) :]  # the first time fills the caches of compiled statements
-    if {step["runs"] for step in steps} != {workspaces}:
-        raise Failed(f"not all of {workspaces} connections of a source were run")
+    if [step["runs"] for step in steps] != shares:
+        raise Failed(f"not all of {count} connections were run")
     asked = sorted(one for one in health if one is not None) or [0.0]
     kinds = ("lag_p99_ms", "busy_p99_ms", "lag_most_ms", "busy_most_ms")
     return Grown(
-        each_ms={name: step["cpu_s"] * 1000 / workspaces for name, step in zip(SOURCES, steps, strict=True)},
-        server_ms=cost.server_s * 1000 / workspaces / len(TWICE),
+        each_ms={name: step["cpu_s"] * 1000 / mine for name, step, mine in zip(SOURCES, steps, shares, strict=True)},
+        server_ms=cost.server_s * 1000 / count / 2,
         peak_mb=done["steps"][-1]["peak_mb"],
         late_ms=tuple(max(step[kind] for step in done["steps"]) for kind in kinds),
         health_ms=asked[int(len(asked) * 0.99)] * 1000,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, text, update
+from sqlalchemy import event, insert, update
 
 from syncd.errors import CursorExpired, Transient
 from syncd.http import Link
@@ -372,43 +372,3 @@ async def test_a_runs_row_tells_twenty_cursors_at_most_and_each_in_short(store: 
 async def test_a_run_that_failed_tells_its_cursors_too(store: Store) -> None:
     bench = await ran(store, Page(cursor="1", records=[message("1")]), Transient("away"))
     assert await told(bench) == {"messages": [None, "1"]}
-
-
-# ── the pool's connections to PostgreSQL ────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-async def on_postgres(postgres_url: str) -> AsyncIterator[Store]:
-    database = Database(postgres_url, pool_size=1)
-    yield Store(database, lambda: datetime.now(UTC))
-    await database.close()
-
-
-async def test_a_connection_that_the_server_closed_is_replaced_before_it_is_used(
-    on_postgres: Store, postgres_url: str
-) -> None:
-    async with on_postgres.database.engine.connect() as db:
-        driver: Any = (await db.get_raw_connection()).driver_connection
-    other = Database(postgres_url)
-    async with other.write() as session:
-        mine = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "
-        await session.execute(text(mine + "datname = current_database()"))
-    await other.close()
-    async with asyncio.timeout(5):
-        while not driver.is_closed():
-            await asyncio.sleep(0.001)
-    assert await held(on_postgres) == {}
-
-
-async def test_the_server_is_asked_whether_it_lives_only_after_a_pause(
-    on_postgres: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    dialect = on_postgres.database.engine.sync_engine.dialect
-    monkeypatch.setattr(type(dialect), "do_ping", lambda self, connection: asked.append("") or True)
-    await held(on_postgres)
-    await held(on_postgres)
-    assert asked == []
-    monkeypatch.setattr("syncd.store.database._PING_AFTER_S", -1.0)
-    await held(on_postgres)
-    assert asked == [""]

@@ -9,23 +9,21 @@ emulated: webhooks.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from aiohttp import web
 
 from syncd.limits import Rate
 from syncd.sandbox.consent import CodeRefused, Consent
 from syncd.sandbox.dataset import fathom as said
 from syncd.sandbox.dataset.fathom import zulu
-from syncd.sandbox.fathom_answers import answered, fingerprint, limited, moment, waits
+from syncd.sandbox.fathom_answers import answered, limited, moment, waits
+from syncd.sandbox.fathom_pages import PAGE, Pages
 from syncd.sandbox.fathom_recorded import PARTS, Recorded, holdings
-from syncd.sandbox.world import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,9 +35,9 @@ Json = dict[str, Any]
 
 _BASE = "/fathom/external/v1"
 _SDK_TOKEN = "/fathom/video/external/v1/oauth2/token"  # contract: the SDKs post to another host than the docs name
-_PAGE, _DIRECTORY_PAGE = 10, 25
+_DIRECTORY_PAGE = 25
 _CALLS, _MINUTE_S = Rate(60, 60), 60
-_CURSOR_LIVES_S, _TOKEN_LIVES_S = 600, 3600  # UNCONFIRMED
+_TOKEN_LIVES_S = 3600  # UNCONFIRMED
 _CLIENT = {"client_id": "sandbox-app", "client_secret": "sandbox-app-secret"}
 _HEAVY = {"transcript", "default_summary"}
 
@@ -85,6 +83,7 @@ class Fathom:
         self._access: dict[str, _Access] = {}
         self._refresh_tokens: dict[str, str] = {}  # spent ones too → workspace
         self._recent: dict[str, deque[float]] = {}
+        self._pages = Pages(world)
         users = {workspace: company.staff[0].email for workspace, company in world.companies.items()}
         self._consent = Consent(world, self.name, "/external/v1/oauth2/authorize", _CLIENT, users)
         for workspace, company in world.companies.items():
@@ -224,7 +223,7 @@ class Fathom:
                 one.serve(item)
             return item
 
-        return self._page(request, rows, _PAGE, shown)
+        return self._pages.page(request, rows, PAGE, shown)
 
     def _asked_for(self, one: Recorded, request: web.Request) -> bool:
         query, item, created = request.query, one.item, one.created
@@ -240,50 +239,6 @@ class Fathom:
             and query.get("calendar_invitees_domains_type", "all") in {"all", item["calendar_invitees_domains_type"]}
             and query.get("meeting_type") in {None, item["meeting_type"]}
         )
-
-    def _page(
-        self, request: web.Request, rows: Sequence[Any], limit: int, shown: Callable[[Any], Json]
-    ) -> web.Response:
-        """Rows from where the cursor says: a page's number, or (meetings only) the last row of the page before."""
-        keyed = limit == _PAGE
-        place, size = self._place(request), self._world.page_size(limit)
-        start = (int(place.get("page_num", 1)) - 1) * size
-        if "id" in place:
-            start = sum(row.key >= (moment(place["recording_started_at"]), place["id"]) for row in rows)
-        page, following = page_of(rows, start, size)
-        if keyed and start and self._world.switch("fathom.duplicates", "off") == "on":
-            page = [rows[start - 1], *page]
-        end = self._world.switch("fathom.end", "null")
-        body: Json = {
-            "limit": limit,
-            "next_cursor": "" if end == "blank" else None,
-            "items": [shown(row) for row in page],
-        }
-        if following is not None:
-            held: Json = {"for": fingerprint(request), "at": int(self._world.clock.now().timestamp())}
-            if keyed and self._world.switch("fathom.cursor", "keyset") == "keyset":
-                at, number = page[-1].key
-                held |= {"recording_started_at": zulu(at), "id": number, "finished": []}
-            else:
-                held["page_num"] = following // size + 1
-            body["next_cursor"] = base64.urlsafe_b64encode(orjson.dumps(held)).decode()
-        elif end == "absent":
-            del body["next_cursor"]
-        return answered(body)
-
-    def _place(self, request: web.Request) -> Json:
-        """What the cursor holds; it is good for a while, and for the parameters it was made with. Raises ValueError."""
-        if not (cursor := request.query.get("cursor")):
-            return {}
-        try:
-            place: Json = orjson.loads(base64.urlsafe_b64decode(cursor))
-            age = self._world.clock.now().timestamp() - place["at"]
-            good = place["for"] == fingerprint(request) and age <= _CURSOR_LIVES_S
-        except (ValueError, TypeError, KeyError):
-            good = False
-        if not good:
-            raise ValueError("cursor is invalid")
-        return place
 
     def _recording(self, request: web.Request, access: _Access) -> web.Response:
         number, name = int(request.match_info["id"]), request.path.rpartition("/")[2]
@@ -310,7 +265,7 @@ class Fathom:
             rows = [{"name": who.name, "email": who.email} for who in staff]
         further = {"created_at": zulu(self._world.born - timedelta(days=400))}
         further |= {"status": "active"} if name == "users" else {}
-        return self._page(request, rows, _DIRECTORY_PAGE, lambda row: row | further)
+        return self._pages.page(request, rows, _DIRECTORY_PAGE, lambda row: row | further)
 
     async def _token(self, request: web.Request) -> web.Response:
         """A form, the client in it; each code and each refresh token is good for one use."""
