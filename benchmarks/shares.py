@@ -30,6 +30,6 @@ def table(setting: Setting) -> list[Table]:
     asked.rows = [(name, shown(count / pages)) for name, count in cost.told["statements"].items()]
     asked.notes.append(
         f"{talk.messages * 2:,} messages in {pages:,} calls: {shown(done['records'] / pages)} messages a call, "
-        "most of them a thread. Each thread is a page of its own, and each page a transaction."
+        "most of them a thread. Pages wait for one another and are stored several at once, in one transaction."
     )
     return [made, asked]
