@@ -10,6 +10,7 @@ import socket
 from contextlib import suppress
 
 _OPEN_FILES = 65536  # more than four sources can ever use
+_COLLECTED_AFTER = (20_000, 10, 10)  # new objects, and rounds; a page of 200 messages alone is thousands
 
 
 def raise_open_files() -> None:
@@ -24,10 +25,12 @@ def raise_open_files() -> None:
 def keep_what_is_loaded() -> None:
     """Take what is there by now, mostly libraries, out of later garbage collections.
 
-    Of 170,000 objects that stay anyway a full one takes a tenth of a second, in which the loop answers nobody.
+    Of 170,000 objects that stay anyway a full one takes a tenth of a second, in which the loop answers nobody. As they
+    count no more, the pages of some runs alone would bring one about all the time: they come less often instead.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECTED_AFTER)
 
 
 def notify_systemd(state: str) -> None:

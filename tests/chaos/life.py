@@ -7,7 +7,6 @@ turn, which it lives; it answers what it holds then. `Life` is what a test drive
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -72,6 +71,7 @@ async def main() -> None:
     import syncd.http
     from syncd import logs
     from syncd.limits import Buckets
+    from syncd.process import keep_what_is_loaded
     from syncd.sandbox.world import StandingClock
     from syncd.settings import Settings
     from syncd.sources import SOURCES
@@ -84,12 +84,12 @@ async def main() -> None:
     logs.set_up("critical", "json")
     async with syncd.daemon.open_parts(Settings(**given["settings"]), now=clock.now) as parts:
         pool: Any = parts.store.database.engine.pool
+        keep_what_is_loaded()  # as `serve` does; nobody collects what is left between two turns
         while line := await asyncio.to_thread(sys.stdin.readline):
             clock.advance(datetime.fromisoformat(line.strip()) - clock.now())
             for name in SOURCES:
                 parts.engine.start_cycle(name, clock.now())
             await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("cycle ")))
-            gc.collect()
             holds = Holds(
                 memory_mb=int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_MB,
                 tasks=len(asyncio.all_tasks()),
