@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from syncd.errors import LeaseLost, RateLimited, SealError, SourceError
 from syncd.memory import remembered
+from syncd.policy import OK
 from syncd.source import Known, Owner, Report
 from syncd.store.connections import is_other
 
@@ -25,7 +26,10 @@ _OTHER = "give it that account's credentials, or keep these for good with `syncd
 
 
 async def asked(parts: Parts, connection: Connection) -> Report:
-    """What the vendor says of a connection. Whose account it is is stored where nobody knew it yet."""
+    """What the vendor says of a connection. Whose account it is is stored where nobody knew it yet.
+
+    One that waits for a person, and of which nothing is wrong any more, is read again from now on.
+    """
     plan = parts.engine.plans[connection.source]
     try:
         credentials = parts.vault.open(connection.id, connection.sealed)
@@ -42,13 +46,14 @@ async def asked(parts: Parts, connection: Connection) -> Report:
             hint = f"the vendor asks to wait {error.retry_after_s or 60:.0f} s; check again then"
         hint = hint or f"see the README's part on {connection.source}"
         return Report("not reached", problems=[(str(error), hint)])
+    theirs = partial(parts.vault.same, connection.id, parts.vault.seal(connection.id, link.credentials))
     if is_other(connection.identity, owner.identity):
         what = f"the credentials are of another account ({owner.identity}) than was connected ({connection.identity})"
         report = replace(report, problems=[*report.problems, (what, _OTHER)])
     elif owner.identity and not connection.identity:
-        used = parts.vault.seal(connection.id, link.credentials)
-        theirs = partial(parts.vault.same, connection.id, used)
         await parts.store.connections.identify(connection.id, owner.identity, theirs)
+    if not report.problems and connection.status != OK and await parts.store.connections.mended(connection.id, theirs):
+        report = replace(report, facts=[*report.facts, "it waited for a person; it is read again at the next turn"])
     found = regime(plan, connection, await parts.store.budgets.of(link.credential))
     return replace(report, facts=[*report.facts, f"limits: {found.words}"]) if found else report
 

@@ -121,9 +121,16 @@ def _derived(key: str) -> bytes:
 
 
 def _mac(key: bytes, parts: Sequence[str]) -> str:
-    # Each part with its length: two ways of cutting one text into parts must not have one signature.
-    text = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
-    return base64.urlsafe_b64encode(hmac.digest(key, text, "sha256")).decode().rstrip("=")
+    return base64.urlsafe_b64encode(hmac.digest(key, framed(parts), "sha256")).decode().rstrip("=")
+
+
+def framed(parts: Sequence[str]) -> bytes:
+    """What is signed of them, each with its length: two ways of cutting one text must not have one signature.
+
+    A browser may send bytes that are no text: these come as lone surrogates.
+    """
+    texts = [part.encode(errors="surrogatepass") for part in parts]
+    return b"".join(len(text).to_bytes(4, "big") + text for text in texts)
 
 
 def link_for(settings: Settings, base: str, invitation: Invitation) -> str:

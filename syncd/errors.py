@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 class SourceError(Exception):
@@ -49,9 +49,13 @@ class SourceError(Exception):
 
 
 class Transient(SourceError):
-    """Passing: a network fault, a 5xx, a body cut short."""
+    """Passing: a network fault, a 5xx, a body cut short. ``retry_after_s``: seconds from now, None where not told."""
 
     kind = "transient"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class RateLimited(SourceError):
@@ -119,3 +123,13 @@ class UsageError(Exception):
 
 class OtherAccount(UsageError):
     """The new credentials of a connection are of another account at the vendor: two customers' data would mix."""
+
+
+class NoCredentials(UsageError):
+    """New connections that came without credentials. ``at``: which of those that were given, counted from 0."""
+
+    WHY = "a new connection needs credentials"
+
+    def __init__(self, at: Sequence[int], first: str) -> None:
+        self.at = frozenset(at)
+        super().__init__(f"{first}: {self.WHY}")

@@ -142,6 +142,7 @@ def _caused(name: str, trouble: str, rows: Sequence[Row], count: int) -> Need:
             source=name,
             only=first["id"] if count == 1 else None,
             workspace=first["workspace_id"] if count == 1 else None,
+            account=first["account"] if count == 1 else None,
             when=when if when.startswith("in ") else "at the next turn",
         ),
     )

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import hmac
 import re
-import shlex
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -31,7 +30,7 @@ from syncd.alerts import FAILING, LATE, RECOVERED, TEST, UNREAD, Notice
 from syncd.logs import redact
 from syncd.net import retry_after_s
 from syncd.policy import MISCONFIGURED, NEEDS_REAUTH
-from syncd.ways_out import PLACEHOLDER
+from syncd.ways_out import PLACEHOLDER, whose
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -92,7 +91,7 @@ def message_of(delivery: Delivery, link: str) -> Message:
     notice, who = delivery.notice, delivery.who
     way_out = notice.way_out
     if notice.count == 1 and who and who[0][1]:  # what is stored names nobody
-        way_out = way_out.replace(PLACEHOLDER, shlex.quote(who[0][1]))
+        way_out = way_out.replace(PLACEHOLDER, whose(*who[0][1:3]))
     page = f"{link}/connections/{notice.connections[0]}" if notice.count == 1 else f"{link}/?source={notice.source}"
     facts: dict[str, Any] = {
         "id": f"{delivery.id}-{delivery.made_at:%Y%m%d%H%M%S}",

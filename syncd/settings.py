@@ -36,6 +36,7 @@ from syncd.settings_oauth import Model as _Model
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _OF_TESTS = {"SYNCD_TEST_DATABASE_URL", "SYNCD_MONTHS", "SYNCD_CHAOS", "SYNCD_CHAOS_SEED"}
 _NOT_SETTINGS = {"SYNCD_CONFIG", "SYNCD_EXPORT_KEY", *_OF_TESTS}
+_OF_A_SERVICE = re.compile(r"SYNCD_(SERVICE_|PORT\b|PORT_)")
 
 
 def cron_trigger(text: str) -> CronTrigger:
@@ -286,7 +287,10 @@ def load(path: str | os.PathLike[str] | None = None) -> Settings:
     for name in os.environ:
         stem = name.upper().split("__")[0]
         if stem.startswith("SYNCD_") and stem not in known | _NOT_SETTINGS:
-            raise UsageError(f"{name} in the environment is no setting; known: {', '.join(sorted(known))}")
+            why = f"{name} in the environment is no setting; "
+            if _OF_A_SERVICE.match(stem):
+                raise UsageError(f"{why}Kubernetes made it of a Service called syncd: set enableServiceLinks: false")
+            raise UsageError(f"{why}known: {', '.join(sorted(known))}")
     drop_overridden(content)
     try:
         settings = Settings(**content)

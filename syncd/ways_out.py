@@ -7,7 +7,14 @@ import shlex
 from syncd.errors import Transient
 from syncd.policy import MISCONFIGURED, NEEDS_REAUTH
 
-PLACEHOLDER = "WORKSPACE"  # whose it is, where words are for many or are stored without a name
+PLACEHOLDER = "WORKSPACE [--account ACCOUNT]"  # whose it is, where words are for many or are stored without a name
+
+
+def whose(workspace: str | None, account: str | None) -> str:
+    """What follows ``--workspace`` in a command about a connection: without its account it would be about another."""
+    if workspace is None:
+        return PLACEHOLDER
+    return shlex.quote(workspace) + (f" --account {shlex.quote(account)}" if account else "")
 
 
 def way_out(
@@ -18,6 +25,7 @@ def way_out(
     source: str,
     only: int | None = None,
     workspace: str | None = None,
+    account: str | None = None,
     when: str = "",
 ) -> str:
     """Of a ``trouble`` that is not about being late. ``kind``: of the last error; ``hint``: what the source said to do.
@@ -27,11 +35,17 @@ def way_out(
     hint = f"{hint[0].upper()}{hint[1:].rstrip('.')}. " if hint else ""
     one = "ID" if only is None else str(only)
     if trouble == NEEDS_REAUTH:
-        whose = PLACEHOLDER if workspace is None else shlex.quote(workspace)
-        link = f"syncd connect-link --source {source} --workspace {whose}"
-        return f"{hint}Connect it again: `{link}` makes a link for its owner. It is read at the next turn after that."
+        its = whose(workspace, account)
+        here, there = (
+            f"syncd connect {source} --workspace {its}",
+            f"syncd connect-link --source {source} --workspace {its}",
+        )
+        again = f"Connect it again: `{here}`, or `{there}` for a link that its owner signs in by."
+        return f"{hint}{again} It is read at the next turn after that."
     if trouble == MISCONFIGURED:
-        return f"{hint}Then `syncd connections check {one}` tells what is still missing, and `resume` is not needed."
+        return (
+            f"{hint}Then `syncd connections check {one}`: it tells what is missing; once nothing is, it is read again."
+        )
     again = f"It is tried again{when and f' {when}'}, at most 6 h apart."
     if kind == Transient.kind:
         return f"{hint}Nothing to do while the vendor does not answer. {again}"

@@ -189,6 +189,15 @@ async def test_behind_https_the_cookie_is_for_https_alone(sqlite_url: str) -> No
         assert "Secure" in (await signs_in(one)).headers["set-cookie"]
 
 
+async def test_a_cookie_of_bytes_that_are_no_text_is_no_session(locked: Site) -> None:
+    with capture_logs() as logged:
+        answer = await locked.client.get(
+            "/", headers=[(b"Accept", b"text/html"), (b"Cookie", b"syncd_session=99.\xff.x")]
+        )
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/")
+    assert [one for one in logged if one["log_level"] == "error"] == []
+
+
 async def test_a_session_ends_by_itself_and_cannot_be_made_longer(
     locked: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from syncd.bucket import Budget, Rate
@@ -20,6 +21,7 @@ from syncd.sandbox.world import Options
 from syncd.source import Known
 from syncd.sources import SOURCES
 from syncd.store import Connection, Line
+from syncd.tables import connections
 from tests.connecting import settings
 
 MakeSandbox = Callable[..., Awaitable[Sandbox]]
@@ -177,3 +179,46 @@ async def test_a_check_says_no_secret(sandbox: MakeSandbox, sqlite_url: str) -> 
             held = [parts.vault.open(one.id, one.sealed) for one in await parts.store.connections.all()]
     secrets = {str(value) for one in held for key, value in one.items() if key.endswith(("token", "secret", "key"))}
     assert not [secret for secret in secrets if secret in repr(reports) + repr(lines)]
+
+
+# ── one that waits for a person
+
+
+@pytest.mark.parametrize("status", ["misconfigured", "needs_reauth"])
+async def test_what_waits_for_a_person_is_read_again_once_a_check_finds_nothing_wrong(
+    sandbox: MakeSandbox, database_url: str, status: str
+) -> None:
+    box = await sandbox(OPTIONS)
+    async with opened(box, database_url, "slack") as parts:
+        await waits(parts, status)
+        report = await asked(parts, await only(parts))
+        assert "it waited for a person; it is read again at the next turn" in report.facts
+        assert (await parts.engine.cycle("slack", trigger="cli"))["successful_workspaces"] == 1
+
+
+async def test_what_waits_for_a_person_waits_on_while_something_is_wrong(
+    sandbox: MakeSandbox, database_url: str
+) -> None:
+    box = await sandbox(OPTIONS)
+    async with opened(box, database_url, "slack") as parts:
+        await waits(parts, "misconfigured")
+        box.slack.act("acme", "scopes", {"scopes": ["channels:read", "channels:history"]})
+        assert (await asked(parts, await only(parts))).problems
+        assert (await only(parts)).status == "misconfigured"
+
+
+async def test_a_check_of_other_credentials_than_by_now_wakes_nobody(sandbox: MakeSandbox, database_url: str) -> None:
+    box = await sandbox(OPTIONS)
+    async with opened(box, database_url, "slack") as parts:
+        await waits(parts, "needs_reauth")
+        before = await only(parts)
+        theirs = replace(line(box, "slack", "acme"), credentials=line(box, "slack", "northwind").credentials)
+        await parts.store.connections.put([theirs], parts.vault.seal)
+        await waits(parts, "needs_reauth")
+        await asked(parts, before)
+        assert (await only(parts)).status == "needs_reauth"
+
+
+async def waits(parts: Parts, status: str) -> None:
+    async with parts.store.database.write() as session:
+        await session.execute(update(connections).values(status=status))

@@ -262,6 +262,14 @@ async def test_a_defect_of_ours_is_a_page_without_a_stack(scene: Scene, monkeypa
 # ── whose account
 
 
+async def test_a_cookie_of_bytes_that_are_no_text_is_refused_like_any_other(scene: Scene) -> None:
+    with capture_logs() as logged:
+        back = f"{scene.base}/connect/slack/callback?state=a.b"
+        answer = await scene.person.http.get(back, headers=[(b"Cookie", b"syncd_connect=\xff")])
+    assert answer.status_code == 403
+    assert [one for one in logged if one["log_level"] == "error"] == []
+
+
 async def test_another_account_does_not_take_the_place_of_the_one_that_is_there(scene: Scene) -> None:
     await scene.person.connects(scene.link("slack"), "acme")
     before = await scene.parts.store.connections.all()

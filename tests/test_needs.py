@@ -45,8 +45,14 @@ def test_a_revoked_token_tells_whose_why_and_the_command_that_mends_it() -> None
     assert (need.yours, need.what, need.why) == (
         True, "Slack: 1 connection waits for new credentials", "users.list: token_revoked",
     )  # fmt: skip
-    assert need.way_out.startswith("Install the app again. Connect it again: `syncd connect-link --source slack ")
-    assert "--workspace w3`" in need.way_out
+    assert need.way_out.startswith("Install the app again. Connect it again: `syncd connect slack --workspace w3`")
+    assert "connect-link --source slack --workspace w3`" in need.way_out
+
+
+def test_the_command_that_mends_a_revoked_token_names_the_account() -> None:
+    rows = [row(3, "slack", last_error="token_revoked", last_error_kind="auth", account="eu team")]
+    (need,) = told([Ill("slack", "needs_reauth", 1, rows)], slack=source(needs_reauth=1))
+    assert need.way_out.count("--workspace w3 --account 'eu team'`") == 2
 
 
 def test_a_command_to_copy_does_only_what_it_says() -> None:

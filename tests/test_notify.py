@@ -9,6 +9,7 @@ import hmac
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.policy import default
 from pathlib import Path
@@ -27,6 +28,7 @@ from syncd.alerts import Notice
 from syncd.notify import Undelivered, message_of, open_receivers, trial_message
 from syncd.settings_alerts import AlertSettings
 from syncd.store import Delivery
+from syncd.ways_out import PLACEHOLDER
 
 AT = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 EVIL = "<!channel> & <@U1>\r\nBcc: all@example.com\n*Why:* nothing\x1b[2J"
@@ -355,14 +357,21 @@ async def test_a_mail_server_that_is_away_is_undelivered() -> None:
     [
         (["acme"], "--workspace acme`"),
         (["a; rm -rf ~"], "--workspace 'a; rm -rf ~'`"),
-        (["acme", "hooli"], "--workspace WORKSPACE`"),
+        (["acme", "hooli"], "--workspace WORKSPACE [--account ACCOUNT]`"),
     ],
 )
 def test_the_message_of_one_connection_has_a_command_to_copy(who: list[str], command: str) -> None:
-    one = delivery("needs_reauth", *who, way_out="Connect it again: `syncd connect-link --workspace WORKSPACE`.")
+    one = delivery("needs_reauth", *who, way_out=f"Connect it again: `syncd connect-link --workspace {PLACEHOLDER}`.")
     message = message_of(one, "http://127.0.0.1")
     assert command in message.facts["way_out"]
     assert command in "\n".join(message.lines)
+
+
+def test_the_command_names_the_account_as_well() -> None:
+    """Without it a new connection of the same workspace would be made, and all be read twice."""
+    one = delivery("needs_reauth", "acme", way_out=f"`syncd connect slack --workspace {PLACEHOLDER}`")
+    one = replace(one, who=[(1, "acme", "eu")])
+    assert message_of(one, "http://page").facts["way_out"] == "`syncd connect slack --workspace acme --account eu`"
 
 
 def test_a_connection_that_was_purged_is_not_named() -> None:

@@ -63,8 +63,9 @@ async def test_the_page_alone_says_what_to_do(story: Story) -> None:
         'id="main"> 1 thing needs you '
         "Slack: 1 connection waits for new credentials globex (Globex) : users.list: token_revoked "
         "· since TT:TT UTC (N s ago) The app was removed from the workspace, or its token revoked: install the Slack "
-        "app to the workspace again and store its new token. Connect it again: syncd connect-link --source slack "
-        "--workspace globex makes a link for its owner. It is read at the next turn after that. "
+        "app to the workspace again and store its new token. Connect it again: syncd connect slack --workspace "
+        "globex --account Globex , or syncd connect-link --source slack --workspace globex --account Globex for a link "
+        "that its owner signs in by. It is read at the next turn after that. "
         f"Gong does not answer: {failing} connections fail WHO : calls/extensive: HTTP 503 · since TT:TT UTC (N s ago) "
         "Nothing to do: it is tried again with one connection at the next turn (in N min), and all are read once it "
         "answers. If it answers others, look at this machine's network, its proxy and base_url . "

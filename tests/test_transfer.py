@@ -196,3 +196,11 @@ def test_credentials_of_one_line_do_not_open_in_another(here: Shell, there: Shel
 def test_plain_lines_are_imported_beside_a_key(here: Shell, there: Shell) -> None:
     assert there("connections", "import", "-", stdin=line()).out == "1 added, 0 updated\n"
     assert KEY != THERE_KEY
+
+
+def test_each_new_line_without_credentials_is_named_by_its_number(migrated: Shell) -> None:
+    lines = [line(), "", line(workspace_id="b", credentials=None), line(workspace_id="c", credentials=None)]
+    failed = migrated("connections", "import", "-", stdin="\n".join(lines))
+    why = "a new connection needs credentials"
+    one_line(failed, f"-: nothing was imported: line 3: {why}; line 4: {why}")
+    assert listed(migrated) == []

@@ -15,10 +15,12 @@ from syncd import daemon
 from syncd.cli.connections import object_of, put, read_text
 from syncd.cli.terminal import ConfigOption, err, out, perform, settings_of
 from syncd.credentials import Parcel, Vault
-from syncd.errors import UsageError
+from syncd.errors import NoCredentials, UsageError
 from syncd.lines import known_source, line_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from syncd.settings import Settings
     from syncd.store import Connection, Line
 
@@ -44,20 +46,28 @@ def import_(
 
     A line: {"workspace_id", "source", "account", "settings": {}, "credentials": {}, "is_active": true}.
     """
-    lines, bad, parcel = [], [], _parcel(key_file)
+    lines, numbers, bad, parcel = [], [], [], _parcel(key_file)
     for number, text in enumerate(read_text(file).split("\n"), 1):  # not splitlines: JSON may hold U+2028 in a text
         if text.strip():
             try:
                 lines.append(_line(object_of(text, "it"), parcel))
+                numbers.append(number)
             except UsageError as error:
                 bad.append(f"line {number}: {error}")
     if bad:
-        more = f"; and {len(bad) - _BAD_LINES_SHOWN} more bad lines" if len(bad) > _BAD_LINES_SHOWN else ""
-        raise UsageError(f"{file}: nothing was imported: {'; '.join(bad[:_BAD_LINES_SHOWN])}{more}")
+        raise _refused(file, bad)
     if not lines:
         raise UsageError(f"{file} holds no line to import")
-    added, updated = put(settings_of(config, quiet=True), lines)
+    try:
+        added, updated = put(settings_of(config, quiet=True), lines)
+    except NoCredentials as error:
+        raise _refused(file, [f"line {numbers[one]}: {error.WHY}" for one in sorted(error.at)]) from None
     out.print(f"{added} added, {updated} updated")
+
+
+def _refused(file: str, bad: Sequence[str]) -> UsageError:
+    more = f"; and {len(bad) - _BAD_LINES_SHOWN} more bad lines" if len(bad) > _BAD_LINES_SHOWN else ""
+    return UsageError(f"{file}: nothing was imported: {'; '.join(bad[:_BAD_LINES_SHOWN])}{more}")
 
 
 def export(

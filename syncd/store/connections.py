@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, case, delete, func, insert, select, update
 
-from syncd.errors import OtherAccount, UsageError
+from syncd.errors import NoCredentials, OtherAccount, UsageError
 from syncd.policy import OK, RUNNING
 from syncd.store.clock import is_unowned, unowned, unowned_values
 from syncd.store.due import active_of, in_turn, takeable
@@ -119,15 +119,18 @@ class Connections:
 
         ``seal(connection id, credentials)`` encrypts. New credentials or settings put a connection that waits for a
         person back to ``ok`` and make it due at once; they never end a pause. Raises `OtherAccount` where they are of
-        another account than the one stored; with ``force`` that one is read from its start, as if it were new.
+        another account than the one stored; with ``force`` that one is read from its start, as if it were new. Raises
+        `NoCredentials`.
         """
         added = updated = 0
+        without = list[int]()
         async with self._database.write() as session:
-            for line in lines:
+            for number, line in enumerate(lines):
                 found = (await session.execute(_same_key(line))).one_or_none()
                 if found is None:
                     if line.credentials is None:
-                        raise UsageError(f"{line.source} of {line.workspace_id}: a new connection needs credentials")
+                        without.append(number)
+                        continue
                     connection_id = await self._insert(session, line)
                     added += 1
                 else:
@@ -136,6 +139,8 @@ class Connections:
                     updated += 1
                 if line.credentials is not None:
                     await session.execute(_set(connection_id, credentials=seal(connection_id, line.credentials)))
+            if without:
+                raise NoCredentials(without, f"{lines[without[0]].source} of {lines[without[0]].workspace_id}")
         return added, updated
 
     async def _insert(self, session: AsyncSession, line: Line) -> int:
@@ -216,6 +221,21 @@ class Connections:
             sealed = (await session.execute(held.where(connections.c.identity.is_(None)))).scalar_one_or_none()
             if sealed is not None and of(sealed):
                 await session.execute(_set(connection_id, identity=identity))
+
+    async def mended(self, connection_id: int, of: Callable[[str], bool]) -> bool:
+        """What it waited for a person for is put right: it is due at once. ``of``: as in `identify`.
+
+        False: it did not wait, or its credentials are others by now.
+        """
+        held = select(connections.c.credentials).where(connections.c.id == connection_id).with_for_update()
+        async with self._database.write() as session:
+            sealed = (await session.execute(held.where(connections.c.status != OK))).scalar_one_or_none()
+            if sealed is None or not of(sealed):
+                return False
+            now = self._now()
+            again = {"status": OK, "failures": 0, "next_sync_at": now, "status_since": now, "updated_at": now}
+            await session.execute(_set(connection_id, **again))
+            return True
 
     async def set_active(self, connection_id: int, *, active: bool) -> bool:
         """Pause or resume; False when there is no such connection. Raises UsageError on resuming a removed one."""

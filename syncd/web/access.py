@@ -21,6 +21,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from syncd.connect import framed
 from syncd.errors import UsageError
 from syncd.web.answers import Problem
 
@@ -256,8 +257,7 @@ class Access:
         return web.Response(text=text, status=status, headers=headers, content_type="text/html")
 
     def _sign(self, *parts: str) -> str:
-        text = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
-        return hmac.digest(self._key, text, "sha256").hex()
+        return hmac.digest(self._key, framed(parts), "sha256").hex()
 
     def _signed(self, signature: str, *parts: str) -> bool:
         return hmac.compare_digest(signature.encode(errors="replace"), self._sign(*parts).encode())
