@@ -15,7 +15,7 @@ import asyncio
 import re
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,6 +56,16 @@ class Rate:
     def __str__(self) -> str:
         unit, seconds = next(item for item in reversed(_UNITS_S.items()) if self.per_s % item[1] == 0)
         return f"{self.calls}/{int(self.per_s // seconds)}{unit}"
+
+
+class Grant(NamedTuple):
+    """The database's answer for a limit that it counts: ``units`` may be drawn for ``seconds``; none: nothing more may
+    be for so long, as they are used up or, ``closed``, as the vendor told another process.
+    """
+
+    units: int
+    seconds: float
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +141,10 @@ class Bucket:
         return max(wait, per) if excess > 0 else wait  # what is under way counts for a whole period after its answer
 
     def has_room(self) -> bool:
-        """Whether by the full rate there is room for more, in spite of what is drawn and under way."""
-        return self._used(self._clock()) + self._under_way < self.rate.calls
+        """Whether by the full rate there is room for more, in spite of what is drawn and under way, and of the tenth
+        that another process need not have told.
+        """
+        return self._used(self._clock()) + self._under_way < self.rate.calls - self.rate.calls // 10
 
     def is_idle(self) -> bool:
         """Whether a new one would say the same."""
@@ -202,13 +214,17 @@ class Bucket:
     def learn(self, budget: Budget, low: Rate | None, me: str) -> None:
         """Take in what another process may have found out; ``low``: to what the vendor may lower the limit."""
         now = self._clock()
-        if budget.closed_s > self.closed_s():
-            self.close(budget.closed_s)
-            self._told_closed = self._closed_until
+        self._heed(budget.closed_s)
         if not self.untold_low and low is not None:
             self._low, self._low_until = low, now + (budget.low_s or 0.0)
         others = (entries for by, entries in budget.drawn.items() if by != me)
         self._others = sorted((now - ago, units) for entries in others for ago, units in entries)
+
+    def _heed(self, closed_s: float) -> None:
+        """The vendor closed it, as the database knows."""
+        if closed_s > self.closed_s():
+            self.close(closed_s)
+            self._told_closed = self._closed_until
 
     def _told(self, me: str) -> Mapping[str, Sequence[Units]]:
         """What is drawn of a window, in a few steps, if it is more than a little of it."""
@@ -267,10 +283,11 @@ class Counted(Bucket):
         held = self._granted if self._clock() < self._granted_until else 0
         return max(0, min(cost, self.rate.calls) - held)
 
-    def grant(self, units: int, seconds: float) -> None:
-        """``units`` may be drawn for ``seconds``; none: nothing more may be for so long."""
-        now = self._clock()
-        if not units:
+    def grant(self, answer: Grant) -> None:
+        now, (units, seconds, closed) = self._clock(), answer
+        if closed:
+            self._heed(seconds)
+        elif not units:
             self._none_until = now + seconds
         elif now < self._granted_until:
             self._granted, self._granted_until = self._granted + units, min(self._granted_until, now + seconds)

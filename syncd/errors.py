@@ -1,7 +1,8 @@
 """What can go wrong between a vendor and us: one class per way to recover.
 
     SourceError              kind            what follows
-    ├─ Transient             transient       tried again on the spot while patience lasts, later by backoff
+    ├─ Transient             transient       tried again on the spot while patience lasts, later by backoff; where it
+    │                                        tells a time, the bucket is closed until then
     ├─ RateLimited           rate_limited    the bucket is closed until then; beyond our patience the run is deferred
     ├─ AuthError             auth            refreshed once where that is possible, else waits for a person
     ├─ Misconfigured         misconfigured   waits for a person: a scope, a setting, a host
@@ -27,9 +28,11 @@ class SourceError(Exception):
 
     ``message`` is safe to store and to show: it holds no secret and no whole vendor body.
     ``hint`` says in words what a person can do about it, empty where nobody needs to do anything.
+    ``heeded``: it closed what it is about; it says nothing of the call within which it came.
     """
 
     kind: ClassVar[str] = "internal"
+    heeded = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

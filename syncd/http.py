@@ -112,7 +112,7 @@ class Link:
         """
         drawn = _Drawn(whose or self.credential, {method: 1} if draws is None else draws)
         self.drawn_on.add(drawn.whose)
-        patience = Patience(self.patience_s, self.slot, self.on_wait, self.on_waited)
+        patience = Patience(self.patience_s, self.slot, self.on_wait, self.on_waited, regains=renews)
         spent: object = None
 
         async def once() -> T:
@@ -120,6 +120,7 @@ class Link:
             await patience.back()
             if renews and self.refresh is not None:
                 await self.access_token()  # now: between its turn and the call itself nothing may take time
+                await patience.regain()
             await self.buckets.acquire(*drawn, self.rates, patience.left_s(), patience.paced)
             spent = self.credentials.get("access_token")
             return await patience.answered(self._attempt(method, attempt, drawn, patience))
@@ -170,8 +171,10 @@ class Link:
             assert self.refresh is not None  # noqa: S101 - or nobody comes here
             try:
                 renewed = {**self.credentials, **await self.refresh()}
-            except (AuthError, Misconfigured, Rejected) as error:
-                self._refused = error
+            except SourceError as error:
+                error.heeded = True
+                if isinstance(error, AuthError | Misconfigured | Rejected):
+                    self._refused = error
                 raise
             self.secrets |= secrets_of(renewed)
             await self.save(renewed)
@@ -215,10 +218,10 @@ class Link:
             async with asyncio.timeout(ATTEMPT_S):
                 return await attempt()
         except SourceError as error:
-            outcome = error.kind
+            outcome = "unsent" if error.heeded else error.kind
             error.reword(lambda words: redact(words, self.secrets))  # a vendor may echo what we sent
             error.name_call(method)
-            if isinstance(error, RateLimited):
+            if not error.heeded:
                 self._later(error, drawn, patience)
             raise
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -230,8 +233,12 @@ class Link:
             if outcome != "unsent":
                 self.on_call(method, outcome, time.monotonic() - began)
 
-    def _later(self, error: RateLimited, drawn: _Drawn, patience: Patience) -> None:
-        """The vendor said later: nobody asks until then, and what it may lower is taken for lowered."""
+    def _later(self, error: SourceError, drawn: _Drawn, patience: Patience) -> None:
+        """Where the vendor said later nobody asks until then, and what it may lower is taken for lowered."""
+        if isinstance(error, Transient) and error.retry_after_s is not None:
+            self.buckets.close(*drawn, self.rates, error.retry_after_s)
+        if not isinstance(error, RateLimited):
+            return
         told_s = patience.exponential_s if error.retry_after_s is None else error.retry_after_s
         self.buckets.close(*drawn, self.rates, told_s)
         error.limit = self.buckets.refused(*drawn, self.rates, self.low_rates, self.low_for_s, error.retry_after_s)

@@ -14,13 +14,13 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from syncd.bucket import ALONE_S, LONG_S, MARGIN_S, Bucket, Budget, Counted, Rate
+from syncd.bucket import ALONE_S, LONG_S, MARGIN_S, Bucket, Budget, Counted, Grant, Rate
 from syncd.errors import RateLimited
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    Reserve = Callable[[str, str, Rate, int], Awaitable[tuple[int, float]]]
+    Reserve = Callable[[str, str, Rate, int], Awaitable[Grant]]
     Around = Callable[[str, float], AbstractAsyncContextManager[None]]
 
 __all__ = ["Bucket", "Buckets", "Budget", "Rate"]
@@ -40,8 +40,8 @@ def app_budget(source: str, client_id: str) -> str:
 class Buckets:
     """The process's buckets, by credential and limit.
 
-    ``reserve``: grants units of a limit that is long or an app's, (credential, limit, rate, units) → (granted, for how
-    many seconds), or (0, seconds until there are that many). None: these too are counted in the process alone.
+    ``reserve``: grants units of a limit that is long or an app's: (credential, limit, rate, units) → `Grant`. None:
+    these too are counted in the process alone.
     """
 
     def __init__(
@@ -100,9 +100,10 @@ class Buckets:
             wanted = [
                 (limit, self.bucket(credential, limit, _rate(rates, limit)), cost) for limit, cost in draws.items()
             ]
+            closed = max((bucket.closed_s() for _, bucket, _ in wanted), default=0.0)  # first: time goes on
             wait, limit = max(((bucket.wait_s(cost), limit) for limit, bucket, cost in wanted), default=(0.0, ""))
             if wait > 0:
-                ours = wait > max(bucket.closed_s() for _, bucket, _ in wanted)
+                ours = wait > closed
                 reach = max(patience_s, *(_paced_s(bucket) for _, bucket, _ in wanted)) if ours else patience_s
                 if waited + wait > reach:
                     why = f"our budget for {limit} is used up" if ours else f"the vendor has closed {limit} for a while"
@@ -123,7 +124,7 @@ class Buckets:
                 asked = True
                 async with bucket.asking:
                     if lacking := bucket.lacks(cost):
-                        bucket.grant(*await self._reserve(credential, limit, bucket.rate, lacking))
+                        bucket.grant(await self._reserve(credential, limit, bucket.rate, lacking))
         return asked
 
     def settle(self, credential: str, draws: Mapping[str, int], rates: Mapping[str, Rate], *, well: bool) -> None:

@@ -67,7 +67,7 @@ class Answer:
         if self.status == 429:
             return RateLimited("HTTP 429", retry_after_s=retry_after_s(self.headers))
         if self.status >= 500 or self.status == 408:
-            return Transient(f"HTTP {self.status}")
+            return Transient(f"HTTP {self.status}", retry_after_s=retry_after_s(self.headers))
         if 300 <= self.status < 400:
             target = _host(self.headers.get("location", "")) or "nowhere"
             return Misconfigured(
@@ -246,7 +246,10 @@ def _loads(body: bytes | str) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         try:
-            value = json.loads(body)  # takes what orjson refuses though it is JSON: a lone surrogate, a huge integer
+            # It takes what orjson refuses though it is JSON: a lone surrogate, a huge integer. No database and no URL
+            # takes half a character: it is replaced, in the names of members as well.
+            whole = json.dumps(json.loads(body), ensure_ascii=False)
+            value = json.loads(whole.encode("utf-8", "replace"))
         except RecursionError:
             raise _too_deep() from None
     if (len(body) > _PROBED or not _can_be_written(value)) and _is_too_deep(value):

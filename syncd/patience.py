@@ -8,7 +8,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from syncd.errors import RateLimited
+from syncd.errors import RateLimited, Transient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
@@ -41,7 +41,8 @@ class Patience:
     """One call's: when to give up and how long to wait, ``Retry-After`` in full where told, else exponentially; always
     a bit more. A cut call takes no slot back: it is on its way out.
 
-    ``slot``: what is lent while it waits long. ``on_wait``, ``on_waited``: as `Link`'s.
+    ``slot``: what is lent while it waits long. ``on_wait``, ``on_waited``: as `Link`'s. ``regains``: False for a call
+    within another, which takes the slot back when it goes on: the new tokens of a renewal must not wait for one.
     """
 
     def __init__(
@@ -50,10 +51,13 @@ class Patience:
         slot: Slot | None = None,
         on_wait: Callable[[str, float], Awaitable[None]] = no_word,
         on_waited: Callable[[str, str, float], None] = uncounted,
+        *,
+        regains: bool = True,
     ) -> None:
         self.exponential_s = _FIRST_WAIT_S
         self._ends = time.monotonic() + seconds
         self._slot, self._on_wait, self._on_waited = slot, on_wait, on_waited
+        self._regains = regains
         self._wait_s = 0.0
         self._away = self._paced = False
 
@@ -62,7 +66,7 @@ class Patience:
 
     def gives_up(self, error: Exception) -> bool:
         """Asked by backoff before each wait; decides that wait as well."""
-        told = error.retry_after_s if isinstance(error, RateLimited) else None
+        told = error.retry_after_s if isinstance(error, RateLimited | Transient) else None
         if told is None:
             told = self.exponential_s
             self.exponential_s = min(self.exponential_s * 2, _LONGEST_WAIT_S)
@@ -86,7 +90,7 @@ class Patience:
         """The wait is over: take the slot back, which may take long and uses up no patience."""
         if self._away:
             self._away = False
-            await self._regained()
+            await self.regain()
             await self._on_wait("", 0.0)
 
     @asynccontextmanager
@@ -117,15 +121,16 @@ class Patience:
             answer = await attempt
         except Exception:
             lending.cancel()
-            await self._regained()
+            await self.regain()
             raise
         finally:
             lending.cancel()
-        await self._regained()
+        await self.regain()
         return answer
 
-    async def _regained(self) -> None:
+    async def regain(self) -> None:
+        """Have the slot again, if it was lent."""
         began = time.monotonic()
-        if self._slot is not None:
+        if self._slot is not None and self._regains:
             await self._slot.regain()
         self._ends += time.monotonic() - began

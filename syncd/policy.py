@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from syncd.errors import AuthError, LeaseLost, Misconfigured, RateLimited, SealError, SourceError, StoreFailed
+from syncd.errors import (
+    AuthError,
+    LeaseLost,
+    Misconfigured,
+    RateLimited,
+    SealError,
+    SourceError,
+    StoreFailed,
+    Transient,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -74,7 +83,10 @@ def judge(error: BaseException | None, *, now: datetime, next_turn: datetime, fa
         case Misconfigured():
             return Verdict(FAILED, MISCONFIGURED, next_turn, failures + 1)
         case _:
-            return Verdict(FAILED, OK, now + retry_gap(failures) - _AFTER_THE_TURN, failures + 1)
+            again = now + retry_gap(failures) - _AFTER_THE_TURN
+            if isinstance(error, Transient) and (until := now + timedelta(seconds=error.retry_after_s or 0)) > again:
+                return Verdict(DEFERRED, OK, until, failures, limited_until=until)
+            return Verdict(FAILED, OK, again, failures + 1)
 
 
 def retry_gap(failures: int) -> timedelta:

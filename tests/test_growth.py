@@ -8,6 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator
 
+from syncd.bucket import Grant
 from syncd.errors import AuthError
 from syncd.http import Link
 from syncd.limits import Buckets, Rate
@@ -74,9 +75,9 @@ async def test_who_waited_for_a_bucket_that_was_forgotten_meanwhile_is_counted()
 async def test_units_that_the_database_granted_are_not_forgotten() -> None:
     asked: list[str] = []
 
-    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> tuple[int, float]:
+    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> Grant:
         asked.append(credential)
-        return 2, 5000.0
+        return Grant(2, 5000.0)
 
     clock = Seconds()
     buckets, rates = Buckets(clock, reserve=reserve), {"minute": Rate(1000, 86400.0)}

@@ -101,26 +101,29 @@ async def test_without_patience_nothing_is_tried_again(serve: Serve) -> None:
     assert link.calls == 1
 
 
-async def test_retry_after_is_waited_in_full(serve: Serve) -> None:
+@pytest.mark.parametrize("status", [429, 408, 500, 503])
+async def test_retry_after_is_waited_in_full(serve: Serve, status: int) -> None:
     arrivals: list[datetime] = []
 
     async def handler(request: web.Request) -> web.Response:
         arrivals.append(datetime.now(UTC))
-        return web.Response(status=429, headers={"Retry-After": "1"}) if len(arrivals) == 1 else web.json_response({})
+        refused = web.Response(status=status, headers={"Retry-After": "1.2"})
+        return refused if len(arrivals) == 1 else web.json_response({})
 
     fixture = await serve(handler)
     await fixture.ask(fixture.link())
-    assert arrivals[1] - arrivals[0] >= timedelta(seconds=1)
+    assert arrivals[1] - arrivals[0] >= timedelta(seconds=1.2)
 
 
+@pytest.mark.parametrize("kind", [RateLimited, Transient])
 @pytest.mark.parametrize("told", [1.0, 7.5, 40.0])
-def test_no_wait_is_shorter_than_retry_after(told: float) -> None:
+def test_no_wait_is_shorter_than_retry_after(told: float, kind: type[RateLimited | Transient]) -> None:
     """By itself, whatever the bucket does: a library's jitter would cut it short."""
     patience = Patience(60)
     waits = patience.waits()
     next(waits)
     for _ in range(50):
-        assert not patience.gives_up(RateLimited("HTTP 429", retry_after_s=told))
+        assert not patience.gives_up(kind("later", retry_after_s=told))
         assert told <= next(waits) <= told * 1.1
 
 

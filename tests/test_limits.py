@@ -172,6 +172,23 @@ async def test_a_vendors_closing_is_not_waited_for_beyond_patience() -> None:
     assert (caught.value.ours, caught.value.limit) == (False, "m")
 
 
+class Ticking(Seconds):
+    """As a real clock does, it goes on between two looks at it."""
+
+    def __call__(self) -> float:
+        self.at += 1e-6
+        return self.at
+
+
+async def test_a_closing_is_the_vendors_though_time_goes_on_while_it_is_looked_at() -> None:
+    """Else it is waited for on the spot, as a period of a short limit of our own is."""
+    buckets, call = drawn(Ticking(), m=Rate(50, 60.0))
+    buckets.close("c", {"m": 1}, {}, 65)
+    with pytest.raises(RateLimited, match="the vendor has closed m") as caught:
+        await call(patience_s=60.0)
+    assert not caught.value.ours
+
+
 async def test_the_limit_that_is_used_up_is_named() -> None:
     _, call = drawn(Seconds(), calls=Rate(3, 1.0), day=Rate(1, 86400.0))
     await call()
@@ -207,6 +224,8 @@ def refuse(buckets: Buckets, told_s: float | None, draws: int = 1, full: Mapping
         (29.0, 2, False),  # the rest of a minute whose calls were used up otherwise
         (1200.0, 2, False),  # not of a limit of one a minute
         (60.0, 50, False),  # our own minute is full as well
+        (60.0, 45, False),  # and so it may be with the tenth that another process need not have told
+        (60.0, 44, True),
     ],
 )
 def test_a_refusal_lowers_a_limit_where_the_low_one_explains_it(told_s: float, draws: int, lowers: bool) -> None:

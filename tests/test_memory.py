@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from syncd.bucket import Grant
 from syncd.errors import RateLimited
 from syncd.limits import Buckets, Budget, Rate, app_budget
 from tests.test_limits import FULL, LOW, Seconds, refuse
@@ -101,9 +102,9 @@ def test_what_was_learnt_is_not_told_again() -> None:
 async def test_units_of_a_long_limit_are_granted_before_they_are_drawn() -> None:
     asked: list[int] = []
 
-    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> tuple[int, float]:
+    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> Grant:
         asked.append(units)
-        return 3, 3600.0
+        return Grant(3, 3600.0)
 
     buckets, rates = Buckets(clock := Seconds(), clock.sleep, reserve), {"day": Rate(10, 86400.0)}
     for _ in range(4):
@@ -115,9 +116,9 @@ async def test_units_of_a_long_limit_are_granted_before_they_are_drawn() -> None
 async def test_what_is_granted_is_not_drawn_when_its_hour_is_over() -> None:
     asked: list[int] = []
 
-    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> tuple[int, float]:
+    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> Grant:
         asked.append(units)
-        return 20, 100.0
+        return Grant(20, 100.0)
 
     clock = Seconds()
     buckets, rates = Buckets(clock, clock.sleep, reserve), {"day": Rate(10_000, 86400.0)}
@@ -132,10 +133,10 @@ async def test_calls_at_the_same_time_draw_no_unit_twice() -> None:
     """Each takes its unit when it goes out, not when it is answered."""
     granted: list[int] = []
 
-    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> tuple[int, float]:
+    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> Grant:
         await asyncio.sleep(0)
         granted.append(1)
-        return 1, 3600.0
+        return Grant(1, 3600.0)
 
     buckets, rates = Buckets(Seconds(), reserve=reserve), {"day": Rate(10, 86400.0)}
     await asyncio.gather(*(buckets.acquire("c", {"day": 1}, rates, 0) for _ in range(5)))
@@ -143,8 +144,8 @@ async def test_calls_at_the_same_time_draw_no_unit_twice() -> None:
 
 
 async def test_a_long_limit_that_is_used_up_says_when_it_is_free() -> None:
-    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> tuple[int, float]:
-        return 0, 7200.0
+    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> Grant:
+        return Grant(0, 7200.0)
 
     buckets = Buckets(Seconds(), reserve=reserve)
     with pytest.raises(RateLimited) as caught:
@@ -156,8 +157,8 @@ async def test_who_draws_on_an_apps_limit_waits_for_several_of_its_periods() -> 
     """Many connections wait for it at once, and who comes last would never come."""
     left = [60.0, 60.0, 60.0]
 
-    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> tuple[int, float]:
-        return (0, left.pop()) if left else (1, 60.0)
+    async def reserve(credential: str, limit: str, rate: Rate, units: int) -> Grant:
+        return Grant(0, left.pop()) if left else Grant(1, 60.0)
 
     buckets = Buckets(clock := Seconds(), clock.sleep, reserve)
     await buckets.acquire(app_budget("fathom", "our app"), {"token": 1}, {"token": Rate(60, 60.0)}, 0)

@@ -163,6 +163,11 @@ def test_depth_is_told_of_what_orjson_does_not_write_and_of_long_answers_too(mor
         assert len(answer.json()) == 2
 
 
+def test_half_a_character_is_replaced_for_no_database_and_no_vendor_takes_it() -> None:
+    body = b'{"id": "C\\ud800", "n\\udfff": ["\\ud83d\\ude00", 1%s], "next": {"page": "\\udc00"}}' % (b"0" * 30)
+    assert Answer(200, {}, body).json() == {"id": "C?", "n?": ["\U0001f600", 10**30], "next": {"page": "?"}}
+
+
 @pytest.fixture
 def unproxied(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):

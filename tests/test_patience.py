@@ -212,3 +212,68 @@ async def test_a_limit_that_cannot_be_low_is_not_proven_so(link: Callable[..., L
     mine = link(low_rates={"method": Rate(1, 60.0)}, low_for_s=600.0)
     assert (mine.prove_low("other"), mine.prove_low("method")) == (False, True)
     assert (mine.is_low("other"), mine.is_proven_low("method")) == (False, True)
+
+
+# ── a call within a call: the token's renewal ───────────────────────────────────────────────────────────────────────
+
+
+async def test_new_tokens_are_stored_before_the_slot_is_taken_back(link: Callable[..., Link], place: Place) -> None:
+    """They are here, and nobody else has them: they must not wait for a place."""
+
+    async def save(renewed: Mapping[str, Any]) -> None:
+        place.events.append("stored")
+
+    async def refresh() -> Mapping[str, Any]:
+        await mine.call("token", answering(0.2), renews=False)
+        return {"access_token": "new"}
+
+    async def attempt() -> None:
+        place.events.append("asked")
+
+    mine = link(credentials={"refresh_token": "r"}, save=save, refresh=refresh)
+    await mine.call("method", attempt)
+    assert place.events == ["lent", "stored", "back", "asked"]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [RateLimited("HTTP 429", retry_after_s=60.0), Transient("HTTP 503", retry_after_s=60.0)],
+    ids=["429", "503"],
+)
+@pytest.mark.parametrize("asked_before", [False, True], ids=["refused", "closed"])
+async def test_what_refuses_a_renewal_closes_nothing_of_the_call_that_needed_it(
+    link: Callable[..., Link], refused: Exception, asked_before: bool
+) -> None:
+    """The token's last minutes may begin while the call waits for its turn: then the attempt renews it."""
+    at = [datetime.now(UTC)]
+
+    async def refresh() -> Any:
+        return await mine.call("token", answering(refused), renews=False)
+
+    async def attempt() -> str:
+        at[0] += timedelta(minutes=2)
+        return await mine.access_token()
+
+    known = {"access_token": "a", "expires_at": (at[0] + timedelta(minutes=3)).isoformat()}
+    mine = link(
+        credentials=known, refresh=refresh, now=lambda: at[0], low_rates={"method": Rate(1, 60.0)}, low_for_s=600.0,
+        rates={"method": Rate(50, 60.0)},
+    )  # fmt: skip
+    if asked_before:
+        mine.buckets.close("c", {"token": 1}, {}, 60.0)
+    with pytest.raises((RateLimited, Transient)):
+        await mine.call("method", attempt)
+    bucket = mine.buckets.bucket("c", "method", Rate(50, 60.0))
+    assert (bucket.closed_s(), mine.is_low("method")) == (0.0, False)
+    assert mine.buckets.bucket("c", "token", Rate(50, 60.0)).closed_s() > 0
+
+
+# ── a passing fault that says for how long ──────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_passing_fault_that_tells_a_time_closes_the_limit_and_lowers_none(link: Callable[..., Link]) -> None:
+    mine = link(rates={"method": Rate(50, 60.0)}, low_rates={"method": Rate(1, 60.0)}, low_for_s=600.0)
+    with pytest.raises(Transient):
+        await mine.call("method", answering(Transient("HTTP 503", retry_after_s=58.0)))
+    assert (mine.calls, mine.is_low("method")) == (1, False)
+    assert mine.buckets.bucket("c", "method", Rate(50, 60.0)).closed_s() == pytest.approx(58, abs=1)

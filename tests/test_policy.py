@@ -32,6 +32,11 @@ def verdict(error: BaseException | None, failures: int = 2) -> Verdict:
     [
         (None, Verdict("succeeded", "ok", TURN, 0)),
         (Transient("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
+        (Transient("x", retry_after_s=3539), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
+        (
+            Transient("x", retry_after_s=7200),
+            Verdict("deferred", "ok", NOW + timedelta(hours=2), 2, limited_until=NOW + timedelta(hours=2)),
+        ),
         (Rejected("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
         (CursorExpired("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),
         (KeyError("x"), Verdict("failed", "ok", NOW + timedelta(minutes=59), 3)),

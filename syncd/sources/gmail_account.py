@@ -33,7 +33,7 @@ async def _exchange(link: Link, grant: Grant) -> dict[str, Any]:
             raise Misconfigured(said[:200], hint="add this redirect address to the OAuth client in the Cloud console")
         raise refusal(answer, reasons, said, link.now())
 
-    got = await link.call("token", attempt, draws={}, renews=False)
+    got = await link.call("token", attempt, draws={"token": 1}, renews=False)
     if not text(got.get("access_token")) or not text(got.get("refresh_token")):
         raise Transient("the token endpoint sent no refresh_token")
     granted = text(got.get("scope")).split()

@@ -181,7 +181,7 @@ class Mailbox:
             kept = {key: granted[key] for key in ("access_token", "refresh_token") if text(granted.get(key))}
             return kept | {"expires_at": expires_at.astimezone(UTC).isoformat().replace("+00:00", "Z")}
 
-        return await link.call("token", attempt, draws={}, renews=False)
+        return await link.call("token", attempt, draws={"token": 1}, renews=False)
 
 
 @asynccontextmanager

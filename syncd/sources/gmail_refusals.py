@@ -17,7 +17,7 @@ SCOPE = "https://www.googleapis.com/auth/gmail.readonly"
 
 _SIGN_IN = "sign in again; while the OAuth consent screen is in status Testing, every sign-in ends after 7 days"
 _WAYS_OUT = (  # of what stays refused until a person acts (contract)
-    ({"insufficientPermissions", "ACCESS_TOKENSCOPE_INSUFFICIENT"}, f"sign in again and grant {SCOPE}"),
+    ({"insufficientPermissions", "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}, f"sign in again and grant {SCOPE}"),
     ({"accessNotConfigured", "SERVICE_DISABLED"}, "enable the Gmail API in the Google Cloud project of this client"),
     ({"failedPrecondition", "FAILED_PRECONDITION"}, "this user has no mailbox or is suspended; check the subject"),
     ({"domainPolicy", "admin_policy_enforced", "access_denied"}, "the domain's administrator must allow this app"),
@@ -50,7 +50,7 @@ def refusal(answer: Answer, reasons: list[str], said: str, now: datetime) -> Sou
     if {"dailyLimitExceeded", "quotaExceeded"} & set(reasons):
         return RateLimited(words, retry_after_s=3600, hint="the Google Cloud project's daily quota is used up")
     if {"internal_failure", "server_error", "temporarily_unavailable"} & set(reasons):
-        return Transient(words)
+        return Transient(words, retry_after_s=retry_after_s(answer.headers))
     if passing := answer.passing_fault():
         return passing
     if "metadata scope" in said.lower():

@@ -34,7 +34,7 @@ async def _exchange(link: Link, grant: Grant) -> dict[str, Any]:
             raise Rejected(code)
         raise Misconfigured(code[:200], hint="compare sources.gong.oauth and token_url with the Gong app's page")
 
-    got = await link.call("oauth2/generate-customer-token", attempt, draws={}, renews=False)
+    got = await link.call("oauth2/generate-customer-token", attempt, draws={"token": 1}, renews=False)
     members = ("access_token", "refresh_token", "api_base_url_for_customer", "api_base_url")
     kept = {key: value for key in members if (value := text(got.get(key)))}
     if "refresh_token" not in kept:

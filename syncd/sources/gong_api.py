@@ -96,6 +96,9 @@ class Api:
                 raise Transient(f"the listing of {path} is longer than it says")
             walk.step(cursor, rows, {one for row in rows if (one := _identity(row))})
             last = not cursor
+            # A short page may be the last all the same: the total is the first page's, and some may be gone by now.
+            if last and len(rows) >= BATCH and read < (total or 0):
+                raise Transient(f"the listing of {path} ends after {read} of {total} rows")
             yield rows, last
 
     async def prove_sight(self) -> None:
@@ -135,7 +138,7 @@ async def _refresh(link: Link) -> Mapping[str, Any]:
             raise AuthError(message, hint=_RECONNECT)
         return answer.json()
 
-    reply = await link.call("oauth2/generate-customer-token", attempt, draws={}, renews=False)
+    reply = await link.call("oauth2/generate-customer-token", attempt, draws={"token": 1}, renews=False)
     members = ("access_token", "refresh_token", "api_base_url_for_customer", "api_base_url")
     taken = {key: text(reply.get(key)) for key in members}
     if not taken["access_token"]:
@@ -162,9 +165,15 @@ def _refusal(answer: Answer) -> SourceError | None:
 def _batch(body: Mapping[str, Any], rows_key: str) -> Batch:
     """Rows and paging of a 200. Raises `Transient` when it is no listing, which must not pass for "nothing found"."""
     rows, records = body.get(rows_key), body.get("records")
-    if not isinstance(rows, list) and (rows is not None or not isinstance(records, dict)):
+    total = number(dig(records, "totalRecords"))
+    # null is nothing found where nothing is counted; transcripts that are not ready may be
+    found_none = rows is None and isinstance(records, dict) and (not total or rows_key == "callTranscripts")
+    if not isinstance(rows, list) and not found_none:
         raise Transient(f"an answer without {rows_key}")
-    return dicts(rows), text(dig(records, "cursor")) or "", number(dig(records, "totalRecords"))
+    cursor = dig(records, "cursor")
+    if cursor is not None and not isinstance(cursor, str):  # taken for none, the rest would be missed
+        raise Transient("a cursor that is no text")
+    return dicts(rows), cursor or "", total
 
 
 def _identity(row: Mapping[str, Any]) -> str | None:

@@ -41,13 +41,13 @@ async def _exchange(link: Link, grant: Grant) -> dict[str, Any]:
         if code == "ratelimited":
             raise RateLimited(code, retry_after_s=retry_after_s(answer.headers))
         if code in _PASSING:
-            raise Transient(code)
+            raise Transient(code, retry_after_s=retry_after_s(answer.headers))
         if code in _SPENT:
             raise Rejected(code)
         hint = "compare sources.slack.oauth, and the redirect URLs of the Slack app, under OAuth & Permissions"
         raise Misconfigured(code, hint=hint)
 
-    got = await link.call("oauth.v2.access", attempt, draws={}, renews=False)
+    got = await link.call("oauth.v2.access", attempt, draws={"token": 1}, renews=False)
     if not text(got, "refresh_token"):
         return {"token": got["access_token"]}
     life = got.get("expires_in")

@@ -57,7 +57,8 @@ class Api:
 
     ``closed``: channel → what a person must put right before it can be read; told when the others are read.
     ``threads``: ``<channel>:<ts>`` of those that were read in this run. ``until``: in an audit, channel → the ts up to
-    which the cycles have read.
+    which the cycles have read. ``faults``: channels and threads in a row that failed in passing, with no page between
+    them. ``any_read``: whether a channel was read to its end.
     """
 
     link: Link
@@ -67,6 +68,8 @@ class Api:
     closed: dict[str, Misconfigured] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
     until: dict[str, str] = field(default_factory=dict)
+    faults: int = 0
+    any_read: bool = False
 
     async def call(self, method: str, verb: str = "GET", **arguments: Any) -> Json:
         """One answered call. Raises `SourceError`."""
@@ -95,12 +98,13 @@ class Api:
                     raise CursorExpired(error.message) from None
                 asked["limit"] = FEW_PER_PAGE
                 continue
-            token, given = text(answer, "response_metadata", "next_cursor"), answer.get(member) or []
-            if not isinstance(given, list):
+            token, given = text(answer, "response_metadata", "next_cursor"), answer.get(member)
+            if not isinstance(given, list):  # nobody has seen Slack leave out an empty one
                 raise Transient(f"{method}: no list of {member}")
             rows = objects(given, key)
             walk.step(token, given, {row[key] for row in rows})
             self._learn(method, [row for row in rows if row.get("ts") != asked.get("ts")], len(rows), more=bool(token))
+            self.faults = 0
             yield rows, not token, answer
             if not token:
                 return
@@ -142,7 +146,7 @@ class Api:
         form = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}
         basic = "Basic " + b64encode(f"{held['client_id']}:{held['client_secret']}".encode()).decode()
         attempt = partial(_sent, method, self.client, "POST", data=form, headers={"Authorization": basic})
-        answer, _ = await self.link.call(method, attempt, draws={}, renews=False)
+        answer, _ = await self.link.call(method, attempt, draws={"token": 1}, renews=False)
         renewed = {key: answer[key] for key in ("access_token", "refresh_token") if text(answer, key)}
         if "access_token" not in renewed:
             raise Transient(f"{method}: no access_token in the answer")
@@ -172,7 +176,7 @@ def _fault(method: str, status: int, headers: Mapping[str, str], answer: object)
     if status == 429 or code == "ratelimited":
         return RateLimited(said, retry_after_s=retry_after_s(headers))
     if status >= 500 or status == 408 or code in _PASSING or (status == 200 and not code):
-        return Transient(said)
+        return Transient(said, retry_after_s=retry_after_s(headers))
     if code == "invalid_cursor":
         return CursorExpired(said)
     if code == "missing_scope":

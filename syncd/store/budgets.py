@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from syncd.bucket import LONG_S, Budget, Rate
+from syncd.bucket import LONG_S, Budget, Grant, Rate
 from syncd.tables import budgets
 
 if TYPE_CHECKING:
@@ -67,21 +67,21 @@ class Budgets:
                     changes["drawn"] = _merged(held.drawn, row.drawn, now.timestamp())
                 await session.execute(_of(credential, row.name).values(changes))
 
-    async def reserve(self, credential: str, name: str, rate: Rate, units: int) -> tuple[int, float]:
+    async def reserve(self, credential: str, name: str, rate: Rate, units: int) -> Grant:
         """Count ``units`` of a limit, and some to spare, before they are drawn.
 
-        Answers (how many are granted, for how many seconds they may be drawn), or (0, in how many seconds there will be
-        ``units``). What is granted and not drawn is lost: it never counts too little, not even after a crash.
+        Where there are too few, ``seconds`` says when there will be ``units``. What is granted and not drawn is lost:
+        it never counts too little, not even after a crash.
         """
         now = self._now()
         async with self._database.write() as session:
             held = await self._locked(session, credential, name, now)
             if closed_s := _left_s(held.closed_until, now):  # another process was told so
-                return 0, closed_s
+                return Grant(0, closed_s, closed=True)
             drawn, granted, seconds = reserved(held.drawn, now.timestamp(), rate, units)
             if granted:
                 await session.execute(_of(credential, name).values(drawn=drawn, updated_at=now))
-        return granted, seconds
+        return Grant(granted, seconds)
 
     async def prune(self, history: timedelta) -> None:
         """Forget what was last written longer ago, if no limit can still count it."""
@@ -112,7 +112,7 @@ def known_budgets(rows: Iterable[Sequence[Any]], now: datetime) -> dict[str, lis
 
 
 def reserved(drawn: Mapping[str, Any], now: float, rate: Rate, units: int) -> tuple[dict[str, int], int, float]:
-    """``drawn`` with what is granted added, how much that is, and the seconds (as `Budgets.reserve` answers them).
+    """``drawn`` with what is granted added, how much that is, and the seconds (as a `Grant` has them).
 
     A step's units count until a whole period after its end. One that ends later than the present one was counted by a
     clock that ran ahead: it is taken for the present one.

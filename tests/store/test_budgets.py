@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from syncd.bucket import Grant
 from syncd.errors import RateLimited
 from syncd.http import Link
-from syncd.limits import Buckets, Budget, Rate
+from syncd.limits import Buckets, Budget, Rate, app_budget
 from syncd.memory import tell
 from syncd.store import Store
 from syncd.store.budgets import reserved
@@ -64,8 +65,7 @@ async def test_what_each_process_drew_is_kept_as_long_as_it_counts(store: Store,
 
 
 async def test_a_long_limit_is_granted_in_blocks(store: Store) -> None:
-    granted, seconds = await store.budgets.reserve("c", "day", DAY, 1)
-    assert (granted, seconds) == (20, 3600.0)
+    assert await store.budgets.reserve("c", "day", DAY, 1) == Grant(20, 3600.0)
 
 
 @pytest.mark.parametrize(("used", "granted"), [(0, 20), (9000, 20), (9400, 12), (9990, 1), (10_000, 0)])
@@ -76,7 +76,7 @@ def test_blocks_get_smaller_when_little_is_left(used: int, granted: int) -> None
 
 async def test_no_more_is_granted_than_the_limit_has_however_many_ask(store: Store) -> None:
     granted = await asyncio.gather(*(store.budgets.reserve("c", "day", FEW, 30) for _ in range(6)))
-    assert sum(units for units, _ in granted) == 90
+    assert sum(one.units for one in granted) == 90
 
 
 async def test_what_was_granted_counts_in_the_next_process(store: Store, clock: Clock) -> None:
@@ -113,8 +113,7 @@ async def test_a_clock_that_ran_ahead_closes_a_limit_for_a_day_at_most(store: St
     clock.advance(days=300)
     await store.budgets.reserve("c", "day", FEW, 100)
     clock.advance(days=-300)
-    granted, seconds = await store.budgets.reserve("c", "day", FEW, 1)
-    assert (granted, seconds) == (0, 3600 + 86400 + 60)
+    assert await store.budgets.reserve("c", "day", FEW, 1) == Grant(0, 3600 + 86400 + 60)
 
 
 async def test_rows_that_nobody_wrote_for_long_are_forgotten(store: Store, clock: Clock) -> None:
@@ -143,3 +142,17 @@ async def test_what_closes_an_apps_limit_closes_it_in_other_processes(store: Sto
     with pytest.raises(RateLimited) as caught:
         await elsewhere.acquire(link.app(), draws, rates, 0)
     assert caught.value.retry_after_s == pytest.approx(900, abs=5)
+
+
+async def test_what_another_process_was_told_is_the_vendors_word_here_too(store: Store) -> None:
+    """Not a budget of ours that is used up, for which a call may wait on the spot beyond its patience."""
+    app = app_budget("fathom", "our app")
+    await store.budgets.save(app, [Budget("token", closed_s=290.0)])
+    buckets = Buckets(reserve=store.budgets.reserve, sleep=_never)
+    with pytest.raises(RateLimited, match="the vendor has closed token") as caught:
+        await buckets.acquire(app, {"token": 1}, {"token": Rate(60, 60.0)}, 60)
+    assert (caught.value.ours, buckets.state(app)) == (False, [])
+
+
+async def _never(seconds: float) -> None:
+    raise AssertionError(f"waits for {seconds} s")
