@@ -192,6 +192,7 @@ async def open_parts(
             yield Parts(settings, store, vault, engine, metrics)
         finally:
             await gauges.close()
+            await engine.runs.unsaved.close()
 
 
 async def migrated(store: Store) -> tuple[str | None, str]:

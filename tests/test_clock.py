@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from syncd import daemon
+from syncd.bucket import Budget, Rate
 from syncd.clock import watch_clock
 from syncd.errors import RateLimited
 from syncd.http import Link
@@ -183,6 +184,53 @@ async def test_set_back_a_vendor_is_asked_no_earlier_than_it_said_and_not_an_hou
     clock.advance(minutes=1)
     await bench.cycle(turn=clock())
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("hours", [2, 24])
+async def test_set_back_what_a_vendor_closed_or_lowered_is_over_after_its_span(
+    store: Store, clock: Clock, hours: int
+) -> None:
+    bench = Bench(store, source(pages()), clock)
+    await store.budgets.save("c", [Budget("m", closed_s=30.0, low_s=300.0)])
+    clock.advance(hours=-hours)
+    await bench.cycle()
+    assert await store.budgets.of("c") == [Budget("m", closed_s=30.0, low_s=300.0)]
+    clock.advance(seconds=30)
+    assert await store.budgets.of("c") == [Budget("m", closed_s=0.0, low_s=270.0)]
+
+
+async def test_set_back_what_was_drawn_counts_from_now_and_not_for_a_day(store: Store, clock: Clock) -> None:
+    bench = Bench(store, source(pages()), clock)
+    await store.budgets.save("c", [Budget("m", drawn={"a process": [(40.0, 20), (0.0, 5)]})])
+    clock.advance(days=-1)
+    await bench.cycle()
+    clock.advance(seconds=10)
+    (known,) = await store.budgets.of("c")
+    assert known.drawn == {"a process": [(10.0, 20), (10.0, 5)]}
+
+
+async def test_set_back_a_year_what_was_granted_counts_for_a_day(store: Store, clock: Clock) -> None:
+    """None of it for less: it may be drawn until its step is over."""
+    bench, rate = Bench(store, source(pages()), clock), Rate(100, 86400.0)
+    await store.budgets.reserve("c", "day", rate, 50)
+    clock.advance(hours=3, minutes=30)
+    await store.budgets.reserve("c", "day", rate, 50)
+    clock.advance(days=-365)
+    await bench.cycle()
+    clock.advance(days=1, minutes=30)
+    assert (await store.budgets.reserve("c", "day", rate, 51))[0] == 0
+    clock.advance(minutes=1)
+    assert (await store.budgets.reserve("c", "day", rate, 100))[0] == 100
+
+
+async def test_set_back_a_limit_that_another_daemon_wrote_of_whose_clock_is_a_little_ahead_is_left_alone(
+    store: Store, clock: Clock
+) -> None:
+    bench = Bench(store, source(pages()), clock)
+    await store.budgets.save("c", [Budget("m", closed_s=30.0)])
+    clock.advance(minutes=-4)
+    await bench.cycle()
+    assert await store.budgets.of("c") == [Budget("m", closed_s=270.0, low_s=0.0)]
 
 
 async def test_a_sweep_waits_for_no_time_that_was_taken_back(store: Store, clock: Clock) -> None:

@@ -1,132 +1,20 @@
-"""Renewing tokens from several tasks and processes: no refresh token is sent twice, no token that came is lost.
-
-Each "process" has a store, keys, buckets and an engine of its own; the database is all they share.
-"""
+"""Renewing tokens from several tasks and processes: no refresh token is sent twice, no token that came is lost."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from syncd.errors import AuthError, LeaseLost, Transient
-from syncd.http import Link
-from syncd.store import Database, Line, Store
 from syncd.store.renewals import RIGHT
-from syncd.tables import connections
 from syncd.tasks import all_of
-from tests.conftest import Clock
-from tests.scripted import Bench, pages, source
+from tests.renewing import NEW, Two, two
 
-
-@dataclass
-class Vendor:
-    """Its refresh tokens are good for one use: refresh0 buys access1 and refresh1, and so on. ``good``: the access token it takes."""
-
-    good: str = "access0"
-    sent: list[str] = field(default_factory=list)
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-    answers: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def refresh(self, link: Link) -> Mapping[str, Any]:
-        async def attempt() -> str:
-            return str(link.credentials["refresh_token"])
-
-        token = await link.call("token", attempt, draws={}, renews=False)
-        spent = token in self.sent
-        self.sent.append(token)
-        self.asked.set()
-        await self.answers.wait()
-        if spent:
-            raise AuthError("invalid_grant")
-        number = int(token.removeprefix("refresh")) + 1
-        self.good = f"access{number}"
-        return {"access_token": self.good, "refresh_token": f"refresh{number}"}
-
-    async def ask(self, link: Link) -> str:
-        """A call that needs a token; answers the one it was made with."""
-
-        async def attempt() -> str:
-            token = await link.access_token()
-            if token != self.good:
-                raise AuthError("token_expired")
-            return token
-
-        return await link.call("method", attempt)
-
-
-class Two:
-    """Two processes on one database, with one connection, whose access token was spent from the start."""
-
-    def __init__(self, stores: list[Store], clock: Clock) -> None:
-        self.vendor = Vendor()
-        self.vendor.answers.set()
-        self.clock = clock
-        self.begun: list[asyncio.Task[Any]] = []
-        self.benches = [Bench(store, source(pages()), clock) for store in stores]
-        for bench in self.benches:
-            bench.vault = bench.engine.runs._vault = self.benches[0].vault
-        self.store = stores[0]
-
-    async def link(self, of: int = 0, *, lease: str | None = None, patience_s: float = 5.0) -> Link:
-        """A way out as it is made now, with what is stored now."""
-        bench = self.benches[of]
-        connection = await bench.store.connections.get(1)
-        assert connection is not None
-        known = replace(bench.engine.plans["slack"], patience_s=patience_s)
-        link = bench.engine.runs.link(known, connection, bench.vault.open(1, connection.sealed), lease=lease)
-        link.refresh = lambda: self.vendor.refresh(link)
-        return link
-
-    def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        self.begun.append(asyncio.create_task(work))
-        return self.begun[-1]
-
-    async def end(self) -> None:
-        """What a failing test left running would outlive its database."""
-        self.vendor.answers.set()
-        for task in self.begun:
-            task.cancel()
-        await asyncio.gather(*self.begun, return_exceptions=True)
-
-    async def put(self) -> None:
-        held = {"access_token": "access0", "refresh_token": "refresh0"}
-        line = Line(workspace_id="acme", source="slack", credentials=held)
-        await self.store.connections.put([line], self.benches[0].vault.seal)
-
-    async def set(self, **values: Any) -> None:
-        async with self.store.database.write() as session:
-            await session.execute(update(connections).values(**values))
-
-    async def row(self) -> Any:
-        return (await self.benches[0].rows("connections"))[0]
-
-    async def held(self) -> dict[str, Any]:
-        return self.benches[0].vault.open(1, (await self.row()).credentials)
-
-
-@pytest_asyncio.fixture
-async def two(database_url: str, clock: Clock) -> AsyncIterator[Two]:
-    async with AsyncExitStack() as stack:
-        databases = [Database(database_url) for _ in range(2)]
-        for database in databases:
-            stack.push_async_callback(database.close)
-        made = Two([Store(database, clock) for database in databases], clock)
-        await made.put()
-        made.vendor.good = "nobody has it yet"
-        stack.push_async_callback(made.end)
-        yield made
-
-
-NEW = {"access_token": "access1", "refresh_token": "refresh1"}
+__all__ = ["two"]
 
 
 async def test_all_who_want_to_renew_at_once_send_the_token_once(two: Two) -> None:
@@ -227,6 +115,16 @@ async def test_tokens_are_stored_though_the_lease_ran_out_meanwhile(two: Two) ->
     assert await two.held() == NEW
 
 
+async def test_they_are_stored_though_the_right_to_renew_ran_out_as_well(two: Two) -> None:
+    await two.set(lease="ours")
+    link = await two.link(lease="ours")
+    async with link.alone():
+        link.alone.__self__._until_s = 0.0  # type: ignore[attr-defined]  # as after a freeze
+        await two.set(lease="another daemon's", renewing=None, renewing_until=None)
+        await link.save(NEW)
+    assert await two.held() == NEW
+
+
 async def test_a_run_that_lost_its_lease_renews_nothing(two: Two) -> None:
     await two.set(lease="another daemon's")
     with pytest.raises(LeaseLost):
@@ -245,26 +143,6 @@ async def test_who_is_cut_while_the_vendor_answers_stores_what_comes(two: Two) -
         await renews
     assert await two.held() == NEW
     assert (await two.row()).renewing is None
-
-
-async def test_tokens_that_came_while_the_database_was_away_are_stored_when_it_is_back(
-    two: Two, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("syncd.renewal._TRIES_S", ())
-    save, away = two.store.renewals.save, True
-
-    async def failing(*given: Any, **more: Any) -> None:
-        if away:
-            raise OperationalError("", {}, Exception("database is locked"))
-        await save(*given, **more)
-
-    monkeypatch.setattr(two.store.renewals, "save", failing)
-    with pytest.raises(OperationalError):
-        await two.vendor.ask(await two.link())
-    away = False
-    assert await two.vendor.ask(await two.link()) == "access1"
-    assert two.vendor.sent == ["refresh0"]
-    assert await two.held() == NEW
 
 
 async def test_a_database_that_is_busy_for_a_moment_loses_no_token(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:

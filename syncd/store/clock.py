@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+import math
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ARRAY, all_, and_, bindparam, or_, select, update
 
-from syncd.tables import backlog, connections, watches
+from syncd.tables import backlog, budgets, connections, watches
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-    from datetime import datetime
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import ColumnElement
     from sqlalchemy import Connection as Db
+
+M = TypeVar("M", float, datetime)
 
 _AHEAD = timedelta(minutes=1)
 _PAST = ("updated_at", "created_at", "status_since", "last_success_at", "last_error_at", "last_sweep_at")
@@ -56,7 +59,7 @@ def set_back(db: Db, source: str, now: datetime, ahead: datetime) -> None:
     """Make the source's connections due that were written beyond ``ahead``: their turns are of a time taken back.
 
     What a vendor said is kept: it asked to wait for a span from a moment that is past, so after that span from now it
-    is over for certain. What waits in their backlogs and watches is tried at once.
+    is over for certain. What waits in their backlogs and watches is tried at once. So with limits, of whatever source.
     """
     past = [connections.c[name] for name in _PAST]
     of_the_future = (
@@ -75,3 +78,36 @@ def set_back(db: Db, source: str, now: datetime, ahead: datetime) -> None:
                 .where(waiting.c.connection_id == row.id, waiting.c.next_try_at > now)
                 .values(next_try_at=now)
             )
+    _budgets_set_back(db, now, ahead)
+
+
+def _budgets_set_back(db: Db, now: datetime, ahead: datetime) -> None:
+    of = budgets.c
+    rows = db.execute(select(budgets).where(of.updated_at > ahead)).all()
+    # In the order of those who write several at once: two would else wait for each other.
+    for row in sorted(rows, key=lambda one: (one.credential, one.name)):
+        values: dict[str, Any] = {
+            name: _over_after(row._mapping[name], row.updated_at, now)
+            for name in ("closed_until", "low_until")
+            if row._mapping[name] is not None
+        }
+        values["drawn"] = _drawn_set_back(row.drawn, row.updated_at.timestamp(), now.timestamp())
+        unmoved = (of.credential == row.credential, of.name == row.name, of.updated_at == row.updated_at)
+        db.execute(update(budgets).where(*unmoved).values(updated_at=now, **values))
+
+
+def _drawn_set_back(drawn: Mapping[str, Any], written_s: float, now_s: float) -> dict[str, Any]:
+    """``drawn`` as `Budgets` has it. None of it counts for shorter than it would have."""
+    steps: Counter[str] = Counter()
+    entries: dict[str, Any] = {}
+    for key, held in drawn.items():
+        if isinstance(held, list):
+            entries[key] = [[_over_after(at_s, written_s, now_s), units] for at_s, units in held]
+        elif key.isdigit():
+            steps[str(math.ceil(_over_after(int(key), written_s, now_s)))] += held
+    return entries | steps
+
+
+def _over_after(moment: M, written: M, now: M) -> M:
+    """A moment that was so far off when it was written is so far off now, for certain no less."""
+    return min(moment, now + (moment - min(written, moment)))
