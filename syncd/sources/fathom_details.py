@@ -151,7 +151,11 @@ async def _listed(api: Api, since: Since, day: list[_Due], *, heavy: bool) -> As
 
 async def _asked(api: Api, since: Since, one: _Due) -> AsyncGenerator[Page, None]:
     """The parts of one meeting, from ``/recordings``; only those that we do not hold."""
-    raw = (await since.held.stored(Meeting, [one.recording_id], "*"))[one.recording_id][0]
+    stored = await since.held.stored(Meeting, [one.recording_id], "*")
+    if not stored:  # deleted since this run looked, as when its connection is purged meanwhile
+        yield Page(resolved=[one.recording_id])
+        return
+    raw = stored[one.recording_id][0]
     heard = "transcript" not in one.lacks
     if not heard and (said := turns(await api.recording(one.recording_id, "transcript"))):
         heard = True  # stored at once: the summary may fail each time

@@ -7,8 +7,10 @@ from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from syncd.listing import Walk
 from syncd.records import Conversation, Deletion, Message
 from syncd.source import Page
+from syncd.sources.gmail_api import rows_of
 from syncd.sources.gmail_history import LABEL, by_thread
 from syncd.sources.gmail_mail import listed, number, text
 from syncd.sources.gmail_reread import Reread, news
@@ -133,12 +135,14 @@ async def _extra(mailbox: Mailbox, since: Since, upto: int) -> AsyncIterator[Pag
 
 async def _deleted_since(mailbox: Mailbox, upto: int) -> set[str]:
     """Ids of messages that were deleted after ``upto``, and of their threads; none where history has expired."""
-    found: set[str] = set()
+    found, walk = set[str](), Walk("history.list")
     query: dict[str, object] = {"startHistoryId": str(upto), "maxResults": 500}
     while (answer := await mailbox.ask("history.list", **query)) is not None:
         changes = by_thread(answer).items()
         found.update(chain.from_iterable((thread, *change.deleted) for thread, change in changes if change.deleted))
-        if not (token := text(answer.get("nextPageToken"))):
+        records, token = rows_of(answer, "history"), text(answer.get("nextPageToken"))
+        walk.step(token, records, {record["id"] for record in records})
+        if not token:
             break
         query["pageToken"] = token
     return found

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _VOLATILE = frozenset({"attachmentId", "historyId"})  # a handle made anew in each answer; a stamp of label changes
 _LONGEST_HTML = 300_000  # characters of HTML that are made readable
 _DEEPEST = 60  # levels of MIME that are read
+_LONGEST_WORDS = 4000  # characters of a subject or of one name whose RFC 2047 words are decoded
 _CHARSETS = {  # declared → what is meant by it, as browsers read it (WHATWG); Python knows the strict ones, or none
     **dict.fromkeys(("gb2312", "gbk", "x-gbk"), "gb18030"),
     **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis"), "cp932"),
@@ -171,15 +172,22 @@ def _header(part: Mapping[str, Any], name: str) -> str:
 
 
 def _unworded(value: str) -> str:
-    """A header with its RFC 2047 words decoded, or as it is where they are broken."""
+    """A header or a name with its RFC 2047 words decoded, or as it is where they are broken.
+
+    `decode_header` takes the square of the length where words do not end, so it sees no further than to the last end.
+    """
+    end = value.rfind("?=", 0, _LONGEST_WORDS) + 2
+    if end < 2:
+        return value.strip()
     try:
-        parts = decode_header(value)
+        parts = decode_header(value[:end])
     except (HeaderParseError, ValueError):
         return value
     # beside encoded words decode_header hands plain text back as bytes in this codec
-    return "".join(
+    decoded = (
         one if isinstance(one, str) else _decoded(one, charset or "raw-unicode-escape") for one, charset in parts
-    ).strip()
+    )
+    return ("".join(decoded) + value[end:]).strip()
 
 
 def _bytes(data: str) -> bytes:

@@ -68,14 +68,13 @@ def _next_steps(content: Mapping[str, Any]) -> Iterator[str | None]:
 
 def transcript(row: Mapping[str, Any], parties: object = None, meta: object = None) -> Transcript:
     """``parties`` and ``metaData`` of the call's meeting name its speakers and its language."""
-    names = {
-        id_text(one.get("speakerId")) or "": text(one.get("name")) or text(one.get("emailAddress"))
-        for one in dicts(parties)
-    }
+    names, known = speakers(parties), dict[str, str]()
     segments, lines = list[dict[str, Any]](), list[str]()
     for monologue in dicts(row.get("transcript")):
         speaker_id, sentences, said = id_text(monologue.get("speakerId")), monologue.get("sentences"), list[str]()
         speaker = names.get(speaker_id) if speaker_id else None
+        if speaker_id and speaker:
+            known[speaker_id] = speaker
         for one in sentences if isinstance(sentences, list) else ():  # tens of thousands: nothing is called for most
             if not isinstance(one, dict):
                 continue
@@ -91,7 +90,21 @@ def transcript(row: Mapping[str, Any], parties: object = None, meta: object = No
         if said:
             lines.append(f"{speaker or 'Unknown speaker'}: {' '.join(said)}")
     call, language = id_text(row.get("callId")) or "", text(dig(meta, "language"))
-    return Transcript(external_id=call, raw=row, language=language, segments=segments, text="\n".join(lines))
+    # parties come after the transcript and may change: with other names it is another one
+    stable = {**row, "speakers": known} if known else None
+    return Transcript(
+        external_id=call, raw=row, stable=stable, language=language, segments=segments, text="\n".join(lines)
+    )
+
+
+def speakers(parties: object) -> dict[str, str]:
+    """Whom a call's parties name: speakerId → name."""
+    return {
+        speaker_id: name
+        for one in dicts(parties)
+        if (speaker_id := id_text(one.get("speakerId")))
+        and (name := text(one.get("name")) or text(one.get("emailAddress")))
+    }
 
 
 def _seconds(ms: object) -> float | None:

@@ -12,7 +12,7 @@ from syncd.errors import Rejected, Transient
 from syncd.records import Deletion, Meeting, Transcript
 from syncd.source import Page, Pending
 from syncd.sources.gong_api import BATCH, SELECTOR, Api, iso
-from syncd.sources.gong_calls import dig, has_content, id_text, meeting, moment
+from syncd.sources.gong_calls import dig, has_content, id_text, meeting, moment, speakers, transcript
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterator
@@ -95,20 +95,30 @@ async def window(
 
 
 async def calls_page(api: Api, since: Since, rows: Rows) -> Page:
-    """The calls as records, announcing what of them is to come. A private one is left out, or deleted where stored."""
+    """The calls as records, announcing what of them is to come. A private one is left out, or deleted where stored.
+
+    Where the parties of a call have come or changed, its transcript is made anew from what is stored.
+    """
     calls = [one for row in rows if (one := meeting(row)).external_id]
     skip = api.link.settings.get("skip_private", True)
     shown = [one for one in calls if not (skip and one.is_private)]
     ids = [one.external_id for one in calls]
-    known, spoken = await since.held.stored(Meeting, ids), await since.held.stored(Transcript, ids)
+    known, spoken = await since.held.stored(Meeting, ids, "parties"), await since.held.stored(Transcript, ids)
     hidden = {one.external_id for one in calls if skip and one.is_private}
     oldest = since.now - api.link.options["content_wait"]
     # What was given up for a call that is stored and older than that is not announced again.
     awaited = [one for one in shown if one.external_id not in known or (one.started_at or since.now) >= oldest]
     unspoken = [one.external_id for one in awaited if one.external_id not in spoken]
     unready = [one.external_id for one in awaited if not has_content(one.raw)]
+    renamed = [
+        one
+        for one in shown
+        if (call := one.external_id) in spoken
+        and call in known
+        and speakers(one.raw.get("parties")) != speakers(known[call][0])
+    ]
     return Page(
-        records=shown,
+        records=[*shown, *await _renamed(since, renamed)],
         deletions=[
             Deletion(kind, call)
             for kind, held in ((Meeting, known), (Transcript, spoken))
@@ -120,6 +130,16 @@ async def calls_page(api: Api, since: Since, rows: Rows) -> Page:
             *(Pending(call, "AI content not ready", "content", FIRST_GAP) for call in unready),
         ],
     )
+
+
+async def _renamed(since: Since, calls: list[Meeting]) -> list[Transcript]:
+    """The stored transcripts of these calls, their speakers named as the calls now have it."""
+    raws = await since.held.stored(Transcript, [one.external_id for one in calls], "*") if calls else {}
+    return [
+        transcript(raws[one.external_id][0], one.raw.get("parties"), one.raw.get("metaData"))
+        for one in calls
+        if one.external_id in raws
+    ]
 
 
 async def gone(since: Since, calls: Collection[str]) -> list[Deletion]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from syncd.errors import Misconfigured, Rejected
+from syncd.errors import Misconfigured, Rejected, Transient
 from syncd.records import Conversation, Message
 from syncd.source import Estimate, Page, Pending, Report, Setting, Since, Source, Stream
 from syncd.sources.slack_account import CHOICE, OAUTH, owner, regime
@@ -25,7 +25,7 @@ from syncd.sources.slack_audit import audit_older, audit_recent, estimate_in
 from syncd.sources.slack_history import backfill, messages, sweep
 from syncd.sources.slack_records import conversation, person
 from syncd.sources.slack_text import objects, text
-from syncd.sources.slack_threads import threads
+from syncd.sources.slack_threads import is_down, threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -121,8 +121,17 @@ async def _selected(api: Api, wanted: Iterable[str], join: bool) -> AsyncIterato
         except (Rejected, Misconfigured) as error:
             if isinstance(error, Misconfigured):  # a scope for this kind of conversation: the others may be open
                 api.closed[channel] = error
+            api.faults = 0
             yield Page(pending=[Pending(channel, error.message)])
             continue
+        except Transient as error:
+            down = is_down(api, error)
+            api.channels.append(channel)  # its history will tell
+            yield Page(pending=[Pending(channel, error.message)])
+            if down:
+                raise
+            continue
+        api.faults = 0
         found = conversation(dict(*objects([answer.get("channel")])) | {"id": channel})
         yield Page(records=[found], resolved=[channel])
         if join and not found.is_private and not found.is_archived and found.raw.get("is_member") is False:
@@ -163,8 +172,9 @@ async def check(api: Api) -> Report:
             outside = [one for one in page.records if one.raw.get("is_member") is False and "bot_id" in who]
             problems += [(f"{one.external_id}: the app is not a member", invite) for one in outside]
             for one in page.pending:
-                closed = api.closed.get(one.external_id)
-                problems.append((f"{one.external_id}: {one.reason}", closed.hint if closed else invite))
+                closed, passing = api.closed.get(one.external_id), one.external_id in api.channels
+                way_out = closed.hint if closed else "try again later" if passing else invite
+                problems.append((f"{one.external_id}: {one.reason}", way_out))
             seen += len(page.records)
     except Misconfigured as error:
         problems.append((error.message, error.hint))

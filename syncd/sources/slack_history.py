@@ -20,6 +20,7 @@ from syncd.sources.slack_records import moment, ts_of
 from syncd.sources.slack_threads import (
     all_threads,
     changed_threads,
+    is_down,
     is_whole,
     stored_page,
     stored_replies,
@@ -30,6 +31,7 @@ from syncd.sources.slack_threads import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from syncd.errors import SourceError
     from syncd.source import Since
     from syncd.sources.slack_api import Api
     from syncd.sources.slack_text import Json
@@ -64,8 +66,7 @@ def _window(oldest: datetime, latest: datetime) -> Window:
 class Place:
     """A channel's cursor: ``done`` = read until then (or swept at, or back to), ``window`` = one that is under way.
 
-    ``tried``: when Slack refused it last, if it was not read since. Written as ``done`` alone where that is all, else
-    as JSON.
+    ``tried``: when it failed last, if it was not read since. Written as ``done`` alone where that is all, else as JSON.
     """
 
     done: str = ""
@@ -96,23 +97,33 @@ def places(since: Since) -> dict[str, Place]:
 
 
 async def each_channel(
-    api: Api, since: Since, read: Callable[[str, Place], AsyncIterator[Page]], asked_since: str = ""
+    api: Api,
+    since: Since,
+    read: Callable[[str, Place], AsyncIterator[Page]],
+    asked_since: str = "",
+    begins_at: str = "",
 ) -> AsyncIterator[Page]:
-    """``read`` of each channel, the one asked longest ago first. One that refuses waits, and stops no other.
+    """``read`` of each channel, the one asked longest ago first. One that fails waits, and stops no other.
 
-    ``asked_since``: what was asked since then is passed over.
+    ``asked_since``: what was asked since then is passed over. ``begins_at``: where one begins that was never read.
+    Raises `Transient` where it is not the channel that fails: after some in a row, or when none could be read.
     """
     known, order = _in_turn(api, since)
     left = [channel for channel in order if not asked_since or known[channel].asked < asked_since]
+    failed: Transient | None = None
     for before, channel in enumerate(left, len(order) - len(left)):
-        parts, place = (before + 1, len(order)), known[channel]
+        parts, cursor, count = (before + 1, len(order)), str(known[channel]), 0
         try:
-            async for page in read(channel, place):
+            async for page in read(channel, known[channel]):
+                cursor, count = cursor if page.cursor is None else page.cursor, count + 1
                 yield replace(page, parts=parts if channel in page.resolved else (before, len(order)))
-        except Rejected as error:  # its time moves on, else each run would ask it first
-            tried = str(replace(place, tried=ts_of(since.now)))
-            waits = Pending(channel, error.message, "messages")
-            yield Page(partition=channel, cursor=tried, pending=[waits], parts=parts)
+            api.any_read |= count > 0
+        except (Rejected, Transient) as error:
+            begun = begins_at if isinstance(error, Transient) else ""
+            yield replace(_left_out(since, channel, cursor or begun, error), parts=parts)
+            if is_down(api, error):
+                raise
+            failed = error if isinstance(error, Transient) else failed
         except Misconfigured as error:  # a scope for this kind of conversation: read the others, then call a person
             api.closed.setdefault(channel, error)
             yield Page(parts=parts)
@@ -120,6 +131,18 @@ async def each_channel(
                 break
     if api.closed:
         raise next(iter(api.closed.values()))
+    if failed and (since.back_to is not None or not api.any_read):  # a backfill without one of them is not done
+        raise failed
+
+
+def _left_out(since: Since, channel: str, cursor: str, error: SourceError) -> Page:
+    """Of a channel that could not be read: it waits. Its time moves on, else each run would ask it first."""
+    tried = str(replace(Place.of(cursor), tried=ts_of(since.now)))
+    if since.back_to is not None:
+        return Page(partition=channel, cursor=tried, notes=[f"{channel} was not read back: {error.message}"])
+    ours = isinstance(error, Transient) or channel in {item.external_id for item in since.backlog}
+    stream = None if ours else "messages"  # a refusal that a sweep meets is the cycles' matter
+    return Page(partition=channel, cursor=tried, pending=[Pending(channel, error.message, stream)])
 
 
 def _in_turn(api: Api, since: Since) -> tuple[dict[str, Place], list[str]]:
@@ -147,13 +170,11 @@ class _Filled:
 
 async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
     """The cycle's window of each channel. Partition: its id; cursor: read until then."""
-    for item in since.backlog:
-        channel, _, parent = item.external_id.partition(":")
-        if channel not in api.channels and channel not in api.closed:
-            yield Page(resolved=[item.external_id])
-        elif parent and channel in api.channels:
-            async for page in thread(api, since, channel, parent, end=Page(resolved=[item.external_id])):
-                yield page
+    try:
+        async for page in _waiting_threads(api, since):
+            yield page
+    except Transient:
+        pass  # several in a row: the channels tell whether it is they
 
     begins_at, asked_since = ts_of(since.now - since.cycle_lookback), since.pass_began and ts_of(since.pass_began)
     for channel in sorted(set(api.channels) - places(since).keys()):
@@ -178,22 +199,35 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
         async for page in window(api, since, channel, wanted, Place(until), end, bare=bare):
             yield page
 
-    async for page in each_channel(api, since, read, asked_since or ""):
+    async for page in each_channel(api, since, read, asked_since or "", begins_at):
         yield page
+
+
+async def _waiting_threads(api: Api, since: Since) -> AsyncIterator[Page]:
+    """The threads in the backlog, once more. What waits of a channel that is no longer selected does so no longer."""
+    for item in since.backlog:
+        channel, _, parent = item.external_id.partition(":")
+        if channel not in api.channels and channel not in api.closed:
+            yield Page(resolved=[item.external_id])
+        elif parent and channel in api.channels:
+            async for page in thread(api, since, channel, parent, end=Page(resolved=[item.external_id])):
+                yield page
 
 
 async def sweep(api: Api, since: Since) -> AsyncIterator[Page]:
     """The sweep's window of each channel and every thread in it, for late changes. Cursor: when it was swept.
 
     The cycle's part of it was read by `messages` just now: there only the threads are read, for an edited reply shows
-    nowhere else.
+    nowhere else. A channel that fails waits in the backlog, and has its sweep between two.
     """
-    if since.sweep_due_at is None:
+    waiting, due = {item.external_id for item in since.backlog}, ts_of(since.sweep_due_at) if since.sweep_due_at else ""
+    if deselected := waiting - set(api.channels):
+        yield Page(resolved=sorted(deselected))
+    if not due and not waiting:
         return
-    due = ts_of(since.sweep_due_at)
 
     async def read(channel: str, place: Place) -> AsyncIterator[Page]:
-        if place.window is None and place.done >= due:
+        if channel not in waiting and (not due or (place.window is None and place.done >= due)):
             return
         wanted = place.window or _window(since.sweep_from(moment(place.done)), since.now)
         swept = wanted.latest
@@ -207,7 +241,7 @@ async def sweep(api: Api, since: Since) -> AsyncIterator[Page]:
             wanted = replace(wanted, lowest=ts)
             yield Page(partition=channel, cursor=str(Place(place.done, wanted)))
         wanted = replace(wanted, lowest=min(wanted.lowest, border))
-        end = Page(partition=channel, cursor=swept)
+        end = Page(partition=channel, cursor=swept, resolved=[channel])
         async for page in window(api, since, channel, wanted, place, end, all_threads):
             yield page
 
@@ -264,9 +298,12 @@ async def window(
     done = {wanted.lowest} if wanted.lowest != wanted.latest else set[str]()
     async for rows, last, answer in _history(api, channel, wanted):
         shown, high = {raw["ts"] for raw in rows if moment(raw["ts"])}, edge or wanted.lowest
-        sound &= not answer.get("is_limited") and max(shown, default="") <= high and is_whole(rows, answer)
-        low = wanted.oldest if last else min(shown, default=high)
-        missing = (missing if bare else missing | await _stored(since, channel, low, high, edge)) - shown
+        inside = {ts for ts in shown if wanted.oldest <= ts <= high}
+        sound &= not answer.get("is_limited") and inside == shown and is_whole(rows, answer, last=last)
+        low = wanted.oldest if last else min(inside, default=high)
+        if sound and not bare:
+            missing |= await _stored(since, channel, low, high, edge)
+        missing -= shown
         again = await changed_threads(since, channel, [raw for raw in rows if raw["ts"] in done])
         chosen = [raw for raw in await choose(since, channel, rows) if raw["ts"] not in done]
         threads = [raw for raw in [*chosen, *again] if raw["ts"] in shown]
@@ -285,7 +322,9 @@ async def window(
         parents = {f"{channel}:{raw['ts']}": raw for raw in sorted(threads, key=_ts, reverse=True)}
         async for key, replies in stored_replies(since, list(parents)):
             ts = parents[key]["ts"]
-            read = Page(partition=end.partition, cursor=str(replace(place, window=replace(under_way, lowest=ts))))
+            read = Page(
+                partition=end.partition, cursor=str(replace(place, window=replace(under_way, lowest=max(ts, low))))
+            )
             async for page in thread(api, since, channel, ts, parents[key], given, read, replies):
                 yield page
         for ts in older:
@@ -304,7 +343,7 @@ async def _history(api: Api, channel: str, wanted: Window) -> AsyncIterator[tupl
         low = latest
         try:
             async for rows, last, answer in api.pages("conversations.history", "messages", **asked):
-                low = min((raw["ts"] for raw in rows if moment(raw["ts"])), default=low)
+                low = min((raw["ts"] for raw in rows if moment(raw["ts"]) and raw["ts"] >= wanted.oldest), default=low)
                 yield rows, last, answer
             return
         except CursorExpired as error:

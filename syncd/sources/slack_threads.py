@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from syncd.errors import Rejected
+from syncd.errors import Rejected, Transient
 from syncd.records import Deletion, Message
 from syncd.source import Page, Pending, Watch
 from syncd.sources.slack_records import is_broadcast, is_gone, message, moment
@@ -21,9 +21,11 @@ from syncd.sources.slack_text import Json, text
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
+    from syncd.errors import SourceError
     from syncd.source import Since
     from syncd.sources.slack_api import Api
 
+_DOWN = 3  # channels and threads in a row that fail in passing: then it is not they
 _SOONEST, _LATEST = timedelta(hours=1), timedelta(hours=23)  # a little less than a day: cycles come each 15 minutes
 _AT_ONCE = 20  # threads whose stored replies are looked up at once
 _RARER = 8  # a thread that was quiet for so many hours is asked again after one
@@ -115,39 +117,69 @@ async def thread(
 
     ``parent``: history's copy; None: the thread's own. Stored, it proves that the thread was read: it comes last.
     ``given``: the window in which history gave the broadcast replies already. ``replies``: the ids of those that are
-    stored; None: not looked up yet. A thread that is refused waits in the backlog of ``messages``.
+    stored; None: not looked up yet. A thread that fails waits in the backlog of ``messages``; where it is not the
+    thread that fails, that is raised.
     """
     key, end = f"{channel}:{ts}", end or Page()
     api.threads.add(key)
-    own, shown, whole = parent, set[str](), True
+    known = [parent] if parent else []
     try:
-        async for rows, last, answer in api.listing("conversations.replies", "messages", channel=channel, ts=ts):
-            shown, whole = shown | {raw["ts"] for raw in rows}, whole and is_whole(rows, answer)
-            own = own or next((raw for raw in rows if raw["ts"] == ts), None)
-            said = [raw for raw in rows if raw["ts"] != ts]
-            said = [raw for raw in said if not is_broadcast(raw) or not given[0] <= raw["ts"] <= given[1]]
-            if not last:
-                yield stored_page(channel, said, Page())
-                continue
-            gone = await _missing(since, key, shown, own, replies) if whole else []
-            closing = _watching(api, since, key, max(shown - {ts}, default=ts), ts, end)
-            yield stored_page(channel, [*said, *([own] if own else [])], closing, gone)
-    except Rejected as error:
-        known = [parent] if parent else []
-        if "thread_not_found" not in error.message:
-            waits = Page(pending=[Pending(key, error.message, "messages")], watches=[Watch(key, _LATEST, "threads")])
-            yield stored_page(channel, known, waits)
-        elif parent is not None:  # gone since history was read: the next cycle's history tells
-            yield stored_page(channel, known, end)
-        else:
+        try:
+            async for page in _replies(api, since, channel, ts, parent, given, end, replies):
+                yield page
+        except Rejected as error:
+            if "thread_not_found" not in error.message:
+                raise
+            api.faults = 0
+            if parent is not None:  # gone since history was read: the next cycle's history tells
+                yield stored_page(channel, known, end)
+                return
             gone = await _vanished(api, since, channel, ts)
             yield replace(end, deletions=[*end.deletions, *gone], unwatched=[key])
+    except (Rejected, Transient) as error:
+        waits = Page(pending=[Pending(key, error.message, "messages")], watches=[Watch(key, _LATEST, "threads")])
+        yield stored_page(channel, known, waits)
+        if is_down(api, error):
+            raise
 
 
-def is_whole(rows: list[Json], answer: Json) -> bool:
-    """Whether there is a list of messages and each can be told by its ts: else it says nothing of what is gone."""
-    given = answer.get("messages")
-    return isinstance(given, list) and len(given) == len([raw for raw in rows if moment(raw["ts"])])
+async def _replies(
+    api: Api,
+    since: Since,
+    channel: str,
+    ts: str,
+    own: Json | None,
+    given: tuple[str, str],
+    end: Page,
+    replies: Collection[str] | None,
+) -> AsyncIterator[Page]:
+    """A `thread` that Slack gives. What it does not show is gone only where it shows the parent and nothing is left."""
+    key, shown, whole, method = f"{channel}:{ts}", set[str](), True, "conversations.replies"
+    async for rows, last, answer in api.listing(method, "messages", channel=channel, ts=ts):
+        shown, whole = shown | {raw["ts"] for raw in rows}, whole and is_whole(rows, answer, last=last)
+        own = own or next((raw for raw in rows if raw["ts"] == ts), None)
+        said = [raw for raw in rows if raw["ts"] != ts]
+        said = [raw for raw in said if not is_broadcast(raw) or not given[0] <= raw["ts"] <= given[1]]
+        if not last:
+            yield stored_page(channel, said, Page())
+            continue
+        if not shown:  # contract: its parent at least comes
+            raise Transient(f"{method}: an empty thread")
+        gone = await _missing(since, key, shown, own, replies) if whole and ts in shown else []
+        closing = _watching(api, since, key, max(shown - {ts}, default=ts), ts, end)
+        yield stored_page(channel, [*said, *([own] if own else [])], closing, gone)
+
+
+def is_down(api: Api, error: SourceError) -> bool:
+    """Whether, with this one, so many channels and threads in a row failed in passing that it is not they."""
+    api.faults = api.faults + 1 if isinstance(error, Transient) else 0
+    return api.faults >= _DOWN
+
+
+def is_whole(rows: list[Json], answer: Json, *, last: bool) -> bool:
+    """Whether each message can be told by its ts, and none is left out: else it says nothing of what is gone."""
+    told = [raw for raw in rows if moment(raw["ts"])]
+    return len(answer["messages"]) == len(told) and not (last and answer.get("has_more"))
 
 
 async def _missing(
@@ -170,7 +202,7 @@ async def _vanished(api: Api, since: Since, channel: str, ts: str) -> list[Delet
     window = {"channel": channel, "oldest": ts, "latest": ts, "inclusive": True, "limit": 1}
     try:
         async for rows, last, answer in api.pages("conversations.history", "messages", **window):
-            if rows or not last or answer.get("is_limited"):
+            if rows or not last or answer.get("is_limited") or not is_whole(rows, answer, last=last):
                 return []
     except Rejected:
         return []

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import ceil
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ import pytest_asyncio
 from aiohttp import web
 
 from syncd import tables
+from syncd.records import Meeting
 from syncd.sandbox.faults import Fault
 from syncd.sandbox.world import Options
+from syncd.source import Since, Waiting
+from syncd.sources import fathom_details
 from tests.sources.test_fathom_failures import scripted  # noqa: F401 - a fixture
 
 ACCESS = pytest.mark.parametrize("workspace", ["acme", "northwind"], ids=["key", "oauth"])
@@ -354,3 +358,20 @@ class TestDeletions:
     async def test_what_left_the_teams_of_the_setting_is_kept(self, reader, scripted):
         r = await self.of_one(reader, scripted, listed=(2,), spanned=(1, 2), teams=["Sales"])
         assert await self.deleted(r, sweep=True) == []
+
+
+async def test_a_meeting_that_is_purged_while_its_parts_are_read_waits_no_longer():
+    now = datetime(2026, 9, 1, tzinfo=UTC)
+
+    class Purged:
+        """Stored when the run looks what waits, and then no more."""
+
+        async def stored(self, kind, ids, *members):
+            return {one: (None,) * len(members) for one in ids} if kind is Meeting and members != ("*",) else {}
+
+    day = timedelta(days=1)
+    since = Since(
+        now=now, lookback=day, cycle_lookback=day, sweep_lookback=day, held=Purged(), backlog=[Waiting("1", "", 0, now)]
+    )  # fmt: skip
+    api = SimpleNamespace(key="k", max_new=50, content_wait=day)
+    assert [page.resolved async for page in fathom_details.details(api, since)] == [["1"]]

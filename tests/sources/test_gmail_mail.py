@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import time
 from datetime import UTC, datetime
+from email.header import decode_header
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syncd.sources import gmail_mail
 from syncd.sources.gmail_mail import conversation, long_texts, message
 
 JSON = st.recursive(
@@ -212,6 +214,19 @@ def test_hostile_html_costs_little(html):
 # ---- who, when, what else
 
 
+@pytest.fixture
+def handed(monkeypatch):
+    """What is handed to `decode_header`, which takes the square of its length where words do not end."""
+    seen: list[str] = []
+
+    def decode(value):
+        seen.append(value)
+        return decode_header(value)
+
+    monkeypatch.setattr(gmail_mail, "decode_header", decode)
+    return seen
+
+
 def test_addresses_are_read_with_names_in_any_alphabet():
     made = read(
         leaf("text/plain", "x")
@@ -269,11 +284,35 @@ def test_a_hostile_header_costs_little(value):
     assert time.process_time() - began < 5
 
 
+@pytest.mark.parametrize("value", ["=?a?q?x " * 50_000, "=?a?q?x?= " + "=?a?q?x " * 50_000])
+def test_of_words_that_do_not_end_none_is_looked_at(handed, value):
+    read(leaf("text/plain", "x") | headers(From=value + "<a@x.example>"))
+    conversation({"id": "t", "messages": [{"id": "m", "payload": headers(Subject=value)}]}, "t")
+    assert sum(map(len, handed)) <= 2 * len("=?a?q?x?=")
+
+
+def test_of_a_long_name_the_beginning_is_decoded(handed):
+    name = "=?utf-8?q?=C3=A9?= " * 50_000
+    made = read(leaf("text/plain", "x") | headers(From=name + "<a@x.example>"))
+    assert (made.author[:5], made.author[-18:], made.author_id) == ("ééééé", "=?utf-8?q?=C3=A9?=", "a@x.example")
+    assert max(map(len, handed)) <= 4000
+
+
+def test_all_of_many_addresses_come_with_their_names(handed):
+    value = ", ".join(f"=?utf-8?q?Zo=C3=AB_{n}?= <zoe{n}@x.example>" for n in range(500))
+    made = read(leaf("text/plain", "x") | headers(To=value))
+    assert [(one["name"], one["email"]) for one in made.recipients] == [
+        (f"Zoë {n}", f"zoe{n}@x.example") for n in range(500)
+    ]
+    assert max(map(len, handed)) < 40
+
+
 @pytest.mark.parametrize(
     ("value", "name"),
     [
         ("=?utf-8?q?Caf=C3=A9?= =?utf-8?b?w6k=?=", "Caféé"),
         ("=?x-unknown?q?Caf=C3=A9?= 5 €", "Café 5 €"),
+        ("5 € =?utf-8?q?Caf=C3=A9?=  =?utf-8?q?x", "5 € Café  =?utf-8?q?x"),
         ("=?utf-8?b?w?=", "=?utf-8?b?w?="),
         ("plain ünïcode", "plain ünïcode"),
     ],

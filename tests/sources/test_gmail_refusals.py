@@ -34,6 +34,10 @@ def envelope(code, reason, message, **more):
         (envelope(401, "authError", "Invalid Credentials"), "auth"),
         (envelope(403, "insufficientPermissions", "Insufficient Permission"), "misconfigured"),
         ((403, {"error": {"message": "no", "details": [{"reason": "SERVICE_DISABLED"}]}}), "misconfigured"),
+        (
+            (403, {"error": {"message": "no", "details": [{"reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}]}}),
+            "misconfigured",
+        ),
         (envelope(403, "domainPolicy", "The domain administrators have disabled Gmail apps."), "misconfigured"),
         (envelope(403, "forbidden", "Delegation denied for a@b.example"), "misconfigured"),
         ((403, {"error": {"message": "Metadata scope does not support 'q' parameter"}}), "misconfigured"),

@@ -295,6 +295,33 @@ async def test_a_listing_longer_than_its_total_ends_the_run():
         await _read(_api(Scripted(*[_listing(*"123456789", cursor=f"c{number}") for number in range(20)])))
 
 
+@pytest.mark.parametrize("told", [215, 101])
+async def test_a_listing_that_ends_where_it_says_that_there_is_more_is_cut(told):
+    cut = {"records": {"totalRecords": told}, "calls": [{"metaData": {"id": f"{one}"}} for one in range(100)]}
+    with pytest.raises(Transient, match=f"ends after 100 of {told}"):
+        await _read(_api(Scripted((200, cut))))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"), [((100,), 100), ((100, 100), 200), ((100, 1), 130), ((100, 0), 101), ((7,), 9)]
+)
+async def test_what_goes_while_it_is_listed_does_not_make_a_listing_cut(sizes, told):
+    """The total is the first page's, by the contract."""
+    answers, ids = list[tuple[int, object]](), iter(range(999))
+    for page, size in enumerate(sizes, start=1):
+        records = {"totalRecords": told, "cursor": f"c{page}" if page < len(sizes) else None}
+        answers.append(
+            (200, {"records": records, "calls": [{"metaData": {"id": f"{next(ids)}"}} for _ in range(size)]})
+        )
+    assert list(map(len, await _read(_api(Scripted(*answers))))) == list(sizes)
+
+
+@pytest.mark.parametrize("shown", [[], None])
+async def test_transcripts_that_are_counted_and_not_shown_are_not_ready(shown):
+    net = Scripted((200, {"records": {"totalRecords": 2}, "callTranscripts": shown}))
+    assert [one.external_id async for page in _details(net, "1") for one in page.pending] == ["1"]
+
+
 class Broken(Scripted):
     """Answers each request for transcripts with ``status`` when one of the ``broken`` calls is asked for."""
 

@@ -299,7 +299,7 @@ async def test_a_private_call_on_a_page_costs_no_question_of_its_own_and_is_dele
 
         async def stored(self, kind, ids, *members):
             self.asked += 1
-            return dict.fromkeys(ids, ())
+            return dict.fromkeys(ids, (None,) * len(members))
 
     held = Stored()
     rows = [{"metaData": {"id": call, "isPrivate": call == "2"}} for call in "12"]

@@ -162,7 +162,20 @@ def test_a_404_that_is_not_json_is_a_wrong_address():
 def test_a_200_that_is_no_listing_is_not_taken_for_an_empty_one():
     with pytest.raises(Transient):
         gong_api._batch({"requestId": "1"}, "calls")
+    with pytest.raises(Transient):
+        gong_api._batch({"records": {"totalRecords": 5}, "calls": None}, "calls")
     assert gong_api._batch({"records": {"totalRecords": 0, "cursor": None}, "calls": None}, "calls") == ([], "", 0)
+
+
+@pytest.mark.parametrize("cursor", [5, 0, False, [], {}, ["c1"]])
+def test_a_cursor_that_is_no_text_is_not_taken_for_the_end(cursor):
+    with pytest.raises(Transient, match="cursor"):
+        gong_api._batch({"records": {"cursor": cursor}, "calls": []}, "calls")
+
+
+@pytest.mark.parametrize("records", [{}, {"cursor": None}, {"cursor": ""}])
+def test_without_a_cursor_a_listing_is_at_its_end(records):
+    assert gong_api._batch({"records": records, "calls": []}, "calls") == ([], "", None)
 
 
 def test_the_window_is_cut_into_slices_oldest_first():

@@ -147,6 +147,13 @@ async def test_a_mail_of_another_form_waits_and_deletes_nothing(served: Any, odd
     assert (await live(r), [item["external_id"] for item in await r.backlog()]) == (["m", "n"], ["m"])
 
 
+async def test_an_id_with_half_a_character_is_no_defect_of_ours(served: Any) -> None:
+    r = await served({})
+    await r.run()
+    r.canned["history"] = {"history": [{"id": "11", "messagesAdded": [named("m\ud800")]}], "historyId": "12"}
+    assert (await r.run())["failures"] == []
+
+
 async def test_a_profile_whose_history_id_is_no_text_begins_nothing(served: Any) -> None:
     r = await served({"profile": {"emailAddress": "a@b.example", "historyId": 5}})
     assert (await r.run())["failures"][0]["kind"] == "transient"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from syncd.sources.slack import SOURCE
 from tests.sources.slack_stage import CHANNEL, MakeStage
 
 
@@ -47,6 +48,45 @@ async def test_a_selected_channel_that_is_not_visible_is_told_once(
     assert len([line for line in notes(capsys) if "C0NOWHERE0" in line]) == 1
     await s.after(hours=2)
     assert notes(capsys) == []
+
+
+async def test_a_selected_channel_whose_particulars_fail_in_passing_is_read_all_the_same(stage: MakeStage) -> None:
+    s = await stage(channels=(CHANNEL, "C000000001"))
+    s.act("fail", method="conversations.info", error="internal_error", times=2)
+    s.act("invite", channel="C000000001")
+    posted = [s.post(), s.act("post", channel="C000000001", text="hello")["ts"]]
+    assert (await s.after())["failures"] == []
+    assert {row.external_id.partition(":")[2] for row in await s.rows("messages")} >= set(posted)
+    assert [row.external_id for row in await s.rows("backlog")] == [CHANNEL, "C000000001"]
+    await s.after(minutes=15)
+    assert (await s.rows("backlog"), len(await s.rows("conversations"))) == ([], 2)
+
+
+async def test_the_third_selected_channel_in_a_row_whose_particulars_fail_ends_the_run(stage: MakeStage) -> None:
+    s = await stage(channels=[f"C00000000{n}" for n in range(4)])
+    s.act("fail", method="conversations.info", error="internal_error", times=4)
+    assert (await s.after())["failures"][0]["kind"] == "transient"
+    assert s.box.world.counts["slack", "conversations.info"] == 3
+
+
+async def test_one_that_answers_between_them_shows_that_slack_is_there(stage: MakeStage) -> None:
+    s = await stage(channels=[f"C00000000{n}" for n in range(4)])
+    s.act("fail", method="conversations.info", error="internal_error", times=2)
+    s.act("fail", method="conversations.info", error="internal_error", skip=1)
+    assert (await s.after())["failures"] == []
+
+
+async def test_a_check_says_of_a_channel_that_fails_in_passing_to_try_again(stage: MakeStage) -> None:
+    s = await stage()
+    s.act("fail", method="conversations.info", error="internal_error")
+    (connection,) = await s.parts.store.connections.all()
+    credentials = s.parts.vault.open(connection.id, connection.sealed)
+    link = s.parts.engine.runs.link(s.parts.engine.plans["slack"], connection, credentials)
+    async with SOURCE.connect(link) as api:
+        assert SOURCE.check is not None
+        report = await SOURCE.check(api)
+    (what, way_out) = report.problems[0]
+    assert (what, way_out) == (f"{CHANNEL}: conversations.info: internal_error", "try again later")
 
 
 async def test_names_of_people_and_channels_stay_current(stage: MakeStage) -> None:

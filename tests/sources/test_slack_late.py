@@ -5,7 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from tests.sources.slack_stage import CHANNEL, MakeStage
+import pytest
+
+from syncd.source import Since
+from syncd.sources import slack_history
+from tests.sources.slack_stage import CHANNEL, MakeStage, Stage
 
 
 async def test_a_message_deleted_within_the_window_is_gone_in_the_next_cycle_and_its_content_is_kept(
@@ -108,6 +112,64 @@ async def test_pages_out_of_order_are_no_proof_of_a_deletion(stage: MakeStage) -
     s.box.slack._pages.cut = cut  # type: ignore[method-assign]
     assert (await s.after(minutes=15))["deleted"] == 0
     assert all([await s.is_live(ts) for ts in posted])
+
+
+def odd_first_page(s: Stage, rows_of_it: int, **more: Any) -> None:
+    """From now on a channel's newest page ends with a row from long before its window; the rest comes with the next."""
+    original = s.box.slack._pages.cut
+
+    def cut(method: str, args: Any, rows: Any, *rest: Any) -> Any:
+        if method != "conversations.history":
+            return original(method, args, rows, *rest)
+        if args.get("cursor"):
+            return rows[rows_of_it:], {"response_metadata": {"next_cursor": ""}}
+        first = [*rows[:rows_of_it], {"ts": "1000000000.000000", "reply_count": 1}]
+        return first, {"response_metadata": {"next_cursor": "2"}, **more}
+
+    s.box.slack._pages.cut = cut  # type: ignore[method-assign]
+
+
+async def test_a_row_from_before_the_window_is_no_proof_that_all_in_between_is_deleted(stage: MakeStage) -> None:
+    s = await stage()
+    old = s.post("old")
+    await s.after()
+    s.box.world.clock.advance(timedelta(days=3))
+    s.post("new")
+    await s.after()
+    odd_first_page(s, 9)
+    await s.after(minutes=15)
+    assert await s.is_live(old)
+
+
+@pytest.mark.parametrize("pages", [2, 3, 4])
+async def test_a_window_with_a_row_from_before_it_goes_on_below_what_was_read(stage: MakeStage, pages: int) -> None:
+    s = await stage()
+    posted = [s.post(f"{n}") for n in range(3)]
+    odd_first_page(s, 1)
+    s.cut(pages)  # the beginning of the channel, then its first page, in parts
+    await s.after(minutes=15)
+    s.cut(None)
+    await s.after(days=3)
+    assert all([await s.is_live(ts) for ts in posted])
+
+
+async def test_a_window_that_can_prove_nothing_looks_up_nothing(
+    stage: MakeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a free plan that may be the whole hidden past of a channel."""
+    s = await stage()
+    s.post()
+    await s.after()
+    odd_first_page(s, 9, is_limited=True)
+    asked: list[str] = []
+
+    async def stored(_: Since, channel: str, *span: str) -> set[str]:
+        asked.append(channel)
+        return set()
+
+    monkeypatch.setattr(slack_history, "_stored", stored)
+    await s.after(minutes=15)
+    assert asked == []
 
 
 async def test_a_deleted_parent_stays_until_its_last_reply_is_deleted_and_then_all_is_gone(stage: MakeStage) -> None:
