@@ -47,7 +47,7 @@ LIBRARIES = ("sqlalchemy", "asyncpg", "aiosqlite", "aiohttp", "httpx", "slack-sd
 def asked(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="All comparisons in one run.")
     parser.add_argument("--quick", action="store_true", help="little data, one round: whether it all runs")
-    parser.add_argument("--full", action="store_true", help="Slack with 20 workspaces, 190,000 messages; takes hours")
+    parser.add_argument("--full", action="store_true", help="Slack with 20 workspaces, 190,000 messages")
     parser.add_argument("--long", action="store_true", help="also 10,000 connections and a million messages")
     parser.add_argument("--sizes", type=_numbers, default=(), help="of what grows instead, with commas: 100,10000")
     parser.add_argument("--rounds", type=int, help="of each comparison (5; with --quick 1)")

@@ -1,6 +1,7 @@
 """Older history on request: each connection is read in stints, between its regular runs.
 
-Nothing of it is held in memory alone: where it goes on is in the cursors, so that an interruption costs a page at most.
+Nothing of it is held in memory alone: where it goes on is in the cursors, so that an interruption costs the pages of
+five seconds at most.
 """
 
 from __future__ import annotations
@@ -209,7 +210,9 @@ class Backfill:
         try:
             claimed = await asyncio.shield(claiming)
         except asyncio.CancelledError as cut:
-            stopped, claimed = cut, await claiming  # it may be in the database already: it is given back
+            stopped, claimed = cut, None
+            with suppress(Exception):  # a claim that failed does not undo the cut
+                claimed = await claiming  # it may be in the database already: it is given back
             if claimed is None:
                 raise
         if claimed is None:

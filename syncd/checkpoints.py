@@ -18,6 +18,7 @@ import structlog
 from syncd.ahead import Ahead
 from syncd.errors import LeaseLost
 from syncd.logs import redact
+from syncd.source import Page
 from syncd.store import Move
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from syncd.live import Live
     from syncd.metrics import Metrics
-    from syncd.source import Page, Since, Stream
+    from syncd.records import Record
+    from syncd.source import Since, Stream
     from syncd.store import Known, Store
 
 log = structlog.get_logger(__name__)
@@ -33,6 +35,7 @@ log = structlog.get_logger(__name__)
 _HELD_S = 5.0  # a page waits no longer for others
 _MOST_ROWS, _MOST_PAGES = 250, 250
 _MOST_TEXT = 250_000  # characters of text: mails and transcripts are large, and all of them are in memory
+_OF_HTML = 3  # a mail's markup is in what the vendor sent too, in base64
 _FRESH_S = 10.0  # what was known as the run began is looked up anew after so long
 _TOLD = 20  # cursors that moved, in a run's row
 _TOLD_LENGTH = 200
@@ -49,15 +52,16 @@ class Whose:
 
 
 class _Waiting(NamedTuple):
-    """A page that is not stored yet; ``counted``: how many of its records the run counts."""
+    """A page that is not stored yet; ``counted``: how many of its records the run counts. ``ends``: with it, a pass."""
 
     stream: Stream
     page: Page
     counted: int
+    ends: bool = False
 
 
 class Checkpoints:
-    """Of one run. ``moved``: the partitions' cursors (before, after)."""
+    """Of one run. ``moved``: the partitions' cursors (before, after), stored or not."""
 
     def __init__(self, store: Store, live: Live, whose: Whose, metrics: Metrics) -> None:
         self._store, self._live, self._whose, self._metrics = store, live, whose, metrics
@@ -74,6 +78,7 @@ class Checkpoints:
         self._late: asyncio.Task[None] | None = None
         self._failed: Exception | None = None
         self.moved: dict[tuple[str, str], tuple[str | None, str | None]] = {}
+        self._stored_at: dict[tuple[str, str], str | None] = {}
 
     async def look(self, credential: str | None = None) -> Known:
         """What is known now; of the ``credential``'s budgets as well."""
@@ -116,7 +121,7 @@ class Checkpoints:
         self._touched |= touches
         self._ahead.take(page)
         self._rows += len(page.records) + len(page.deletions)
-        self._text += sum(len(getattr(record, "text", None) or "") for record in page.records)
+        self._text += sum(map(_text_of, page.records))
         if page.pending or page.watches:
             self._known = None  # they may be due at once, for a stream that comes later
         if self._is_enough(page):
@@ -159,9 +164,18 @@ class Checkpoints:
             await self._store.pages.forget_cursors(self._live.connection.id, stream.name, self._whose.lease)
         gone = {where: (before, None) for where, (before, _) in self.moved.items() if where[0] == stream.name}
         self.moved |= gone
+        self._stored_at |= dict.fromkeys(gone)
+
+    async def whole(self, stream: Stream) -> None:
+        """The stream came to the end of its pass: that is so once what it yielded is stored. Raises as `add` does."""
+        async with self._storing:
+            self._raise_failed()
+        self._waiting.append(_Waiting(stream, Page(), 0, ends=True))
 
     def told(self) -> dict[str, list[str | None]] | None:
-        """The cursors that moved, for the run's row: ``stream`` or ``stream/partition`` → before and after."""
+        """The cursors that moved and are stored, or are with the run's end, for its row: ``stream`` or
+        ``stream/partition`` → before and after.
+        """
         return dict(self._changed()) or None
 
     # ── what waits ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -217,7 +231,9 @@ class Checkpoints:
     def _tell(self, stored: Sequence[_Waiting]) -> None:
         """What these pages say to those who watch."""
         live = self._live
-        for stream, page, _ in stored:
+        for stream, page, _, ends in stored:
+            self._stored_at |= {(stream.name, partition): after for partition, after in _ends(page).items()}
+            live.whole |= ends
             live.reached = page.reached or live.reached
             live.parts = (page.parts if stream.parts else None) or live.parts
             for note in page.notes:
@@ -227,7 +243,8 @@ class Checkpoints:
     # ── cursors ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _changed(self) -> Iterator[tuple[str, list[str | None]]]:
-        changed = ((where, ends) for where, ends in self.moved.items() if ends[0] != ends[1])
+        stored = ((where, (self.moved[where][0], after)) for where, after in self._stored_at.items())
+        changed = ((where, ends) for where, ends in stored if ends[0] != ends[1])
         for (stream, partition), ends in [one for one, _ in zip(changed, range(_TOLD), strict=False)]:
             yield f"{stream}/{partition}" if partition else stream, [end and end[:_TOLD_LENGTH] for end in ends]
 
@@ -236,8 +253,7 @@ class Checkpoints:
         return self.moved.get((stream.name, partition), (None, cursors.get(partition)))[1]
 
     def _note(self, stream: Stream, page: Page, cursors: Mapping[str, str]) -> None:
-        ends = dict.fromkeys(page.forget) | ({} if page.cursor is None else {page.partition: page.cursor})
-        for partition, after in ends.items():
+        for partition, after in _ends(page).items():
             before = self.moved.get((stream.name, partition), (cursors.get(partition),))[0]
             self.moved[stream.name, partition] = before, after
 
@@ -247,6 +263,18 @@ class Checkpoints:
         if known is None or not page.resolved:
             return page
         return replace(page, resolved=[one for one in page.resolved if (stream.name, one) in known])
+
+
+def _ends(page: Page) -> dict[str, str | None]:
+    """Where partitions resume after this page."""
+    forgotten: dict[str, str | None] = dict.fromkeys(page.forget)
+    return forgotten if page.cursor is None else {**forgotten, page.partition: page.cursor}
+
+
+def _text_of(record: Record) -> int:
+    """About how many characters of text are held with it."""
+    text, html = getattr(record, "text", None), getattr(record, "html", None)
+    return (len(text) if text else 0) + (_OF_HTML * len(html) if html else 0)
 
 
 def _touches(stream: Stream, page: Page) -> set[tuple[str, str, str]]:

@@ -158,6 +158,7 @@ class Engine:
         ``asking``: is told what came of it. Raises what the database raises when it cannot be reached.
         """
         plan, began = self.plans[name], time.monotonic()
+        await self.runs.unsaved.stored()  # what waits for them is claimed in this cycle
         active = await self._store.connections.count_active(name, workspace, only)
         cycle_id = await self._store.cycles.begin(name, trigger, turn, held=self.runs.held)
         which = {"due": None if turn is None else self._now(), "workspace": workspace, "only": only}
@@ -200,8 +201,11 @@ class Engine:
         try:
             claimed = await asyncio.shield(claiming)
         except asyncio.CancelledError as stopped:
-            # The claim may be in the database already: it is given back.
-            await to_its_end(self._give_back(plan, await claiming, lease, errand, stopped))
+            # The claim may be in the database already: it is given back. One that failed does not undo the cut.
+            claimed = []
+            with suppress(Exception):
+                claimed = await claiming
+            await to_its_end(self._give_back(plan, claimed, lease, errand, stopped))
             raise
         begun = []
         for slot, (connection, run_id) in zip(slots, claimed, strict=False):

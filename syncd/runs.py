@@ -24,15 +24,16 @@ from syncd.logs import redact
 from syncd.memory import learn, tell
 from syncd.passes import progress_after, under_way_since
 from syncd.plan import budget
-from syncd.policy import DEFERRED, Draining, GaveWay, RunTimedOut, judge, kind_of
-from syncd.renewal import Renewal
+from syncd.policy import DEFERRED, INTERRUPTED, Draining, GaveWay, RunTimedOut, judge, kind_of
+from syncd.renewal import Renewal, Unsaved
 from syncd.source import Since
 from syncd.store import Ended, Move
 from syncd.store.database import database_words, is_outage
+from syncd.store.told import LOST
 from syncd.tasks import to_its_end
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from syncd.credentials import Vault
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from syncd.net import Net
     from syncd.plan import Plan
     from syncd.policy import Verdict
-    from syncd.renewal import Unsaved
     from syncd.slots import Slot
     from syncd.source import Stream
     from syncd.store import Connection, Store
@@ -56,7 +56,7 @@ _ALL_DUE = 1_000_000  # a backfill asks for all that it announced, not for a cyc
 class Runs:
     """Runs one connection at a time for whoever claimed it. ``live``: run id → the run under way.
 
-    ``held``: the connections that are run here, each until its end is stored.
+    ``held``: the connections that are run here, each until its end is stored. ``unsaved``: tokens that are not stored.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Runs:
         self.live: dict[int, Live] = {}
         self.held: set[int] = set()
         self.draining = False
-        self._unsaved: Unsaved = {}
+        self.unsaved = Unsaved(store, vault)
         self._store, self._vault, self._net, self._buckets = store, vault, net, buckets
         self._metrics, self._now = metrics, now
 
@@ -170,7 +170,8 @@ class Runs:
                     pages = await self._read(plan, live, checkpoints, stream, api, since, errand, ends)
                 while pages and stream.completes and not errand.regular:
                     pages = await self._read(plan, live, checkpoints, stream, api, since, errand, ends)
-                live.whole |= bool(stream.parts)
+                if stream.parts:
+                    await checkpoints.whole(stream)
 
     def since(self, plan: Plan, connection: Connection, now: datetime, errand: Errand) -> Since:
         """Where the streams of a run begin, less what each finds of its own."""
@@ -226,13 +227,33 @@ class Runs:
             waits += await checkpoints.end() if checkpoints else ()
         except Exception as raised:  # noqa: BLE001 - the run's edge as well
             error = _of_store(raised)
+        ended = self._ended(plan, live, error, errand, waits)
+        try:
+            if live.link is not None:
+                await tell(live.link, self._store)  # before the next one can have the connection
+            mine = await self._store.cycles.finish_run(run_id, connection, lease, ended)
+        except Exception as lost:  # noqa: BLE001 - the run's edge as well
+            # The run's row stays `running` and its lease runs out: whoever claims next tells it as interrupted.
+            log.error("run.not_finished", error=words(lost))
+            self._metrics.ended(plan.source.name, INTERRUPTED, kind_of(_of_store(lost)))
+            return error
+        if not mine:
+            log.warning("lease.lost")
+            ended, error = _lost(ended), error or LeaseLost()
+        self._metrics.ended(plan.source.name, ended.verdict.run_status, ended.error_kind)
+        say_end(live, ended, error)
+        return error
+
+    def _ended(
+        self, plan: Plan, live: Live, error: BaseException | None, errand: Errand, waits: Sequence[Move]
+    ) -> Ended:
         now = self._now()
         secrets = live.link.secrets if live.link else ()
-        verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=connection.failures)
+        verdict = judge(error, now=now, next_turn=plan.next_turn(now), failures=live.connection.failures)
         if isinstance(error, RateLimited) and error.ours and not errand.regular:
             verdict = replace(verdict, limited_until=None)  # used up is the backfill's half, not the regular cycles'
         progress = progress_after(
-            connection.progress,
+            live.connection.progress,
             live.parts,
             whole=live.whole,
             deferred=verdict.run_status == DEFERRED,
@@ -240,7 +261,7 @@ class Runs:
             began=live.started_at,
             again=_begins_again(plan, live, verdict, now),
         )
-        ended = Ended(
+        return Ended(
             verdict=verdict,
             error_kind=None if error is None else kind_of(error),
             error=None if error is None else redact(words(error), secrets),
@@ -252,21 +273,8 @@ class Runs:
             progress=progress,
             passed=live.whole and progress is not None,
             waits=waits,
-            cursors=checkpoints.told() if checkpoints else None,
+            cursors=live.checkpoints.told() if live.checkpoints else None,
         )
-        self._metrics.ended(plan.source.name, verdict.run_status, ended.error_kind)
-        try:
-            if live.link is not None:
-                await tell(live.link, self._store)  # before the next one can have the connection
-            mine = await self._store.cycles.finish_run(run_id, connection, lease, ended)
-        except Exception as lost:  # noqa: BLE001 - the run's edge as well
-            # The run's row stays `running` and its lease runs out: whoever claims next tells it as interrupted.
-            log.error("run.not_finished", error=words(lost))
-            return error
-        if not mine:
-            log.warning("lease.lost")
-        say_end(live, ended, error)
-        return error
 
     async def keep_lease(
         self, connection_id: int, lease: str, *, live: Live | None = None, lost: Callable[[], None] = lambda: None
@@ -293,7 +301,7 @@ class Runs:
     ) -> Link:
         """The connection's way out, with the budget of its credential. ``lease``, ``live``: of the run it is for."""
         renewal = Renewal(
-            self._store, self._vault, connection, lease=lease, patience_s=plan.patience_s, unsaved=self._unsaved
+            self._store, self._vault, connection, lease=lease, patience_s=plan.patience_s, unsaved=self.unsaved
         )
 
         def owned() -> None:
@@ -343,6 +351,12 @@ def _of_store(error: Exception) -> Exception:
     return StoreFailed(words(error)) if is_outage(error) else error
 
 
+def _lost(ended: Ended) -> Ended:
+    """The end as it was stored where somebody else has the connection by now."""
+    verdict = replace(ended.verdict, run_status=INTERRUPTED)
+    return replace(ended, verdict=verdict, error_kind=LOST["error_kind"], error=LOST["error"], hint=None, cursors=None)
+
+
 def _begins_again(plan: Plan, live: Live, verdict: Verdict, now: datetime) -> datetime:
     """When the connection's next run begins: at the first turn at which it is due. A run by hand counts as a turn's."""
     turn = plan.next_turn(now)
@@ -355,7 +369,7 @@ def words(error: BaseException) -> str:
     if isinstance(error, SourceError | SealError | StoreFailed | Draining | RunTimedOut | GaveWay):
         return str(error)
     if isinstance(error, LeaseLost):
-        return "the lease ran out and another daemon took over"
+        return str(LOST["error"])
     if isinstance(error, SQLAlchemyError | OSError):
         return f"database: {database_words(error)}"
     frames = traceback.extract_tb(error.__traceback__)

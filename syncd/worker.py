@@ -86,7 +86,9 @@ class Worker:
         self._stopping.set()
         for manager in self._managers.values():
             manager.shutdown.set()
-        _, late = await asyncio.wait(self._keepers, timeout=grace_s)
+        late = set(self._keepers)
+        if late:
+            _, late = await asyncio.wait(late, timeout=grace_s)
         if late:
             log.warning("drain.cut", jobs=len(self._running))
             for job in self._running:

@@ -326,6 +326,28 @@ async def test_stopped_it_frees_its_lease_and_the_same_again_goes_on(store: Stor
     assert (seen, again.parts[0].status) == (["1", "2"], "finished")
 
 
+async def test_a_stint_that_is_cut_while_its_claim_fails_is_cut(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claiming, fails = asyncio.Event(), asyncio.Event()
+
+    async def claims(*_: Any, **__: Any) -> Any:
+        claiming.set()
+        await fails.wait()
+        raise OSError("the server closed the connection")
+
+    bench = await read_bench(store, clock, backfill=[older("1")])
+    work = await made(bench, clock)
+    monkeypatch.setattr(store.connections, "claim", claims)
+    task = asyncio.create_task(work.run())
+    await claiming.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    fails.set()
+    await asyncio.wait([task])
+    assert (task.cancelled(), work.parts[0].status) == (True, "interrupted")
+
+
 async def test_another_date_reads_anew(store: Store, clock: Clock) -> None:
     """The date reaches the streams as it was asked for."""
     seen: list[str] = []

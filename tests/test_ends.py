@@ -214,3 +214,21 @@ async def test_the_end_of_a_pass_over_several_runs_ends_the_failure(scene: tuple
     (one,) = await connections.all()
     assert (one.last_error, one.last_error_kind, one.last_error_at) == (None, None, None)
     assert not recovers(one, ended)
+
+
+async def test_a_run_whose_end_could_not_be_stored_counts_as_interrupted(
+    scene: tuple[Bench, Scripted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its row will tell it, once somebody else has the connection."""
+    bench, _ = scene
+
+    async def away(*_: Any) -> bool:
+        raise OSError("no route to the database")
+
+    monkeypatch.setattr(bench.store.cycles, "finish_run", away)
+    await bench.cycle()
+    ways = ("interrupted", "succeeded")
+    counted = [
+        bench.metrics.registry.get_sample_value("syncd_runs_total", {"source": "slack", "status": way}) for way in ways
+    ]
+    assert counted == [1.0, None]

@@ -176,6 +176,38 @@ async def test_a_cut_between_claim_and_run_gives_the_connections_back(store: Sto
     assert [run.status for run in await bench.rows("runs")] == ["interrupted", "interrupted"]
 
 
+async def test_a_cycle_that_is_cut_while_its_claim_fails_is_cut_and_its_runs_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, reading, claiming, fails = [store.connections.claim_some], asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def claims(*args: Any, **more: Any) -> Any:
+        if first:
+            return await first.pop()(*args, **more)
+        claiming.set()
+        await fails.wait()
+        raise OSError("the server closed the connection")
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        reading.set()
+        await asyncio.Event().wait()
+        yield Page()
+
+    bench = Bench(store, source(read), slots=2)
+    await bench.connect("acme")
+    monkeypatch.setattr(store.connections, "claim_some", claims)
+    async with asyncio.timeout(10):
+        cycle = asyncio.create_task(bench.cycle())
+        await reading.wait()
+        await claiming.wait()
+        cycle.cancel()
+        await asyncio.sleep(0)
+        fails.set()
+        with pytest.raises(asyncio.CancelledError):
+            await cycle
+    assert cycle.cancelled()
+
+
 async def test_a_failed_run_is_tried_again_a_quarter_of_an_hour_later_then_half_an_hour(
     store: Store, clock: Clock
 ) -> None:

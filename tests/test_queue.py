@@ -15,7 +15,7 @@ from syncd.policy import Draining, judge
 from syncd.source import Page, Since
 from syncd.store import Ended, Standing, Store
 from syncd.store.jobs import Order
-from syncd.worker import why_not
+from syncd.worker import Worker, why_not
 from tests.queueing import Floor, floor, queue_url
 from tests.scripted import Bench, message, pages, source
 
@@ -319,6 +319,16 @@ async def test_the_depth_of_the_queue_is_told(queue_url: str) -> None:
         assert (after.workers, after.queued, after.oldest_s) == (1, 0, None)
         await worker.drain(1)
         assert (await spot.store.jobs.depth()).workers == 0
+
+
+async def test_a_worker_of_no_source_drains(queue_url: str) -> None:
+    async with floor(queue_url, READ) as spot:
+        _, bench = spot.worker()
+        assert bench.store.jobs is not None
+        worker = Worker(bench.engine, bench.store, bench.store.jobs, sources=[])
+        worker.start()
+        await worker.drain(0.0)
+        assert (await bench.store.jobs.depth()).workers == 0
 
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)

@@ -185,6 +185,27 @@ async def test_other_channels_begin_another_pass(store: Store, clock: Clock) -> 
     assert began == [None, None]
 
 
+async def test_a_pass_whose_last_page_could_not_be_stored_is_not_over(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = clock()
+    scripted, began = in_parts(RunTimedOut("late"), Page(records=[message("1")], parts=(40, 40)), Page(parts=(40, 40)))
+    bench = Bench(store, scripted, clock)
+    await bench.connect("acme")
+    await bench.cycle()
+    clock.advance(minutes=15)
+    with monkeypatch.context() as outage:
+        outage.setattr(store.pages, "checkpoint", away)
+        await bench.cycle()
+    clock.advance(minutes=15)
+    await bench.cycle()
+    assert began == [None, start, start]
+
+
+async def away(*_: Any, **__: Any) -> None:
+    raise OSError("no route to the database")
+
+
 async def test_the_end_of_a_pass_counts_as_success_though_what_follows_was_deferred(store: Store, clock: Clock) -> None:
     scripted, _ = in_parts(RunTimedOut("late"), Page(parts=(40, 40)), RunTimedOut("late"))
     late = Stream("sweep", pages(RunTimedOut("no time left")))

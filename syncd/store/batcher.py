@@ -43,7 +43,11 @@ class Batcher(Generic[Q, A]):
     def _start(self) -> None:
         task = self._newest = asyncio.create_task(self._batch())
         self._batches.add(task)
-        task.add_done_callback(self._batches.discard)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._batches.discard(task)
+        self._follow(task)  # also where it was cut before it began
 
     async def _batch(self) -> None:
         task = asyncio.current_task()
@@ -64,7 +68,6 @@ class Batcher(Generic[Q, A]):
             slow.cancel()
             for _, turn in batch:
                 turn.cancel()  # where it is not done: we were cut
-            self._follow(task)
 
     async def _answered(self, batch: Sequence[Turn[Q, A]]) -> None:
         batch = [one for one in batch if not one[1].done()]
@@ -88,7 +91,7 @@ class Batcher(Generic[Q, A]):
         """Let the next batch begin, unless one that came after ``task`` has begun already."""
         if self._newest is task:
             self._newest = None
-            if self._waiting:
+            if any(not turn.done() for _, turn in self._waiting):
                 self._start()
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, String, Text, bindparam, column, func, insert, literal, select, update
+from sqlalchemy import ARRAY, String, Text, bindparam, column, func, insert, literal, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from syncd.policy import INTERRUPTED, RUNNING
+from syncd.store.told import LOST
 from syncd.tables import connections, cursors, runs
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
 
     from syncd.store.told import Told
+
+# So long a row is waited for that somebody holds: less than PostgreSQL's second, after which a deadlock is looked for.
+# It ends with the transaction, and is set before any row is locked: that row's part in the statement comes through it.
+_IMPATIENT = text("set_config('lock_timeout', '250ms', true) IS NOT NULL")
 
 RESTING = {"status": INTERRUPTED, "error_kind": INTERRUPTED, "error": "the daemon died"}  # of a dead daemon's runs
 
@@ -62,8 +67,11 @@ def claiming(query: Any, columns: tuple[Any, ...]) -> Any:
     return select(taken, begun.c.run_id).where(begun.c.connection_id == taken.c.id).add_cte(dead)
 
 
-def end(db: Db, ended: Sequence[Told]) -> set[int]:
-    """Store the ends of these, which are alike; answers the runs whose connection it was."""
+def end(db: Db, ended: Sequence[Told], *, patient: bool) -> set[int]:
+    """Store the ends of these, which are alike; answers the runs whose connection it was.
+
+    ``patient``: wait for a row that somebody holds as long as they do; else it is refused soon.
+    """
     names, told = tuple(ended[0].of_connection), tuple(ended[0].of_run)
     rows = [
         {
@@ -79,15 +87,16 @@ def end(db: Db, ended: Sequence[Told]) -> set[int]:
     values = {name: [row[name] for row in rows] for name in _ended_kinds(names, told)}
     if moved:
         values |= {name: [row[name] for row in moved] for name in _moved_kinds()}
-    return set(db.scalars(_ending(names, told, moves=bool(moved)), values))
+    return set(db.scalars(_ending(names, told, moves=bool(moved), patient=patient), values))
 
 
 @cache
-def _ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> Any:
-    """Set the columns ``names`` of connections whose leases are ours, and ``told`` of their runs in any case; answers
-    the runs whose connection it was. ``moves``: and store where some partitions resume.
+def _ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool, patient: bool) -> Any:
+    """Set the columns ``names`` of connections whose leases are ours, and ``told`` of their runs, of the others' what
+    `LOST` has; answers the runs whose connection it was. ``moves``: and store where some partitions resume.
     """
-    ended = select(_unnested(_ended_kinds(names, told))).cte("ended")
+    each = select(_unnested(_ended_kinds(names, told)))
+    ended = (each if patient else each.where(_IMPATIENT)).cte("ended")
 
     def new(table: Table, columns: Sequence[str]) -> dict[str, Any]:
         return {name: ended.c[f"{table.name}_{name}"] for name in columns}
@@ -100,7 +109,10 @@ def _ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool) -> An
         .cte("mine")
     )
     run = update(runs).where(runs.c.id == ended.c.run, runs.c.status == RUNNING)
-    also = [run.values(new(runs, told)).returning(runs.c.id).cte("run")]
+    ours = ended.c.run.in_(select(mine.c.run))
+    also = [run.where(ours).values(new(runs, told)).returning(runs.c.id).cte("run")]
+    lost = {**new(runs, told), **{name: literal(value, runs.c[name].type) for name, value in LOST.items()}}
+    also.append(run.where(~ours).values(lost).returning(runs.c.id).cte("lost"))
     if moves:
         moved = _unnested(_moved_kinds())
         there = select(mine.c.id, *(moved.c[f"cursors_{name}"] for name in _PLACE)).where(mine.c.run == moved.c.at)

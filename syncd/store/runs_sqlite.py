@@ -9,6 +9,7 @@ from sqlalchemy import Text, bindparam, func, insert, literal, select, update
 from syncd.policy import RUNNING
 from syncd.store.checkpoint_sqlite import moved
 from syncd.store.rows import document
+from syncd.store.told import LOST
 from syncd.tables import connections, runs
 
 if TYPE_CHECKING:
@@ -51,5 +52,7 @@ def end(db: Db, ended: Sequence[Told]) -> set[int]:
         db.execute(_END, [{"its": one.its, "held": one.held, **one.of_connection} for one in mine])
     if moves := [{"connection_id": one.its, **move} for one in mine for move in one.moves]:
         db.execute(moved(), moves)
-    db.execute(_END_RUN, [{"run": one.run, "still": RUNNING, **one.of_run} for one in ended])
-    return {one.run for one in mine}
+    ours = {one.run for one in mine}
+    told = ((one.run, one.of_run if one.run in ours else {**one.of_run, **LOST}) for one in ended)
+    db.execute(_END_RUN, [{"run": run, "still": RUNNING, **of_run} for run, of_run in told])
+    return ours

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from syncd.errors import LeaseLost
+from syncd.policy import INTERRUPTED, kind_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+# What the row of a run tells whose lease was no longer ours as it ended: nothing that went with its end was stored.
+LOST: Mapping[str, Any] = {
+    "status": INTERRUPTED,
+    "error_kind": kind_of(LeaseLost()),
+    "error": "the lease ran out and another daemon took over",
+    "hint": None,
+    "cursors": None,
+}
+
 
 class Told(NamedTuple):
-    """A run's end: the columns that it sets of its connection, if ``held`` is its lease, and of the run in any case.
+    """A run's end: the columns that it sets of its connection, if ``held`` is its lease, and of the run.
 
-    ``moves``: rows of cursors, less whose they are; stored if the lease is ours.
+    Where it is not, the run's are told with what `LOST` has. ``moves``: rows of cursors, less whose they are; stored if
+    the lease is ours.
     """
 
     its: int

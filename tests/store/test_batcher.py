@@ -125,3 +125,31 @@ async def test_who_is_cut_before_the_batch_begins_is_not_asked_for() -> None:
     cut.cancel()
     assert await stays == 4
     assert (cut.cancelled(), asked.batches) == (True, [[2]])
+
+
+async def test_a_batch_that_is_cut_before_it_asks_keeps_nobody_waiting() -> None:
+    for turns in (0, 1):  # before it begins, and while it waits for others
+        asked = Asked()
+        one = Batcher(asked, 60.0)
+        first = asyncio.create_task(one.ask(1))
+        await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        (batch,) = one._batches
+        batch.cancel()
+        one._gather_s = 0.0
+        async with asyncio.timeout(5):
+            assert list(await asyncio.gather(first, one.ask(2))) == [2, 4]
+
+
+async def test_who_is_cut_with_the_batch_is_not_asked_for_once_more() -> None:
+    """The event loop's end cuts all tasks: one that begins then would be left."""
+    asked = Asked()
+    one = Batcher(asked, 60.0)
+    (task,) = await going(one, 1)
+    (batch,) = one._batches
+    batch.cancel()
+    task.cancel()
+    await asyncio.wait([task, batch])
+    await asyncio.sleep(0)
+    assert not one._batches

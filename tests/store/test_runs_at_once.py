@@ -12,7 +12,7 @@ from sqlalchemy import event, select
 
 from syncd.bucket import Budget
 from syncd.http import Link
-from syncd.policy import DEFERRED, FAILED, OK, SUCCEEDED, Verdict
+from syncd.policy import DEFERRED, FAILED, INTERRUPTED, OK, SUCCEEDED, Verdict
 from syncd.records import Message
 from syncd.source import Page, Pending, Since, Watch
 from syncd.store import Connection, Ended, Line, Move, Store
@@ -127,6 +127,21 @@ async def test_of_runs_that_end_together_one_that_lost_its_lease_moves_nothing(s
     moved = [await store.looks.cursors(one.id, "messages") for one, _ in both]
     assert moved == [{"C1": "3", "C2": "3"}, {}, {"C1": "1", "C2": "1"}]
     assert [one.lease for one in await rows(store, connections)] == [None, "lease", None]
+
+
+async def test_of_runs_that_end_together_one_that_lost_its_lease_is_told_so(store: Store, clock: Clock) -> None:
+    both = await claimed(store, clock, 2)
+    end = ended(FAILED, clock, calls=7, error_kind="auth", error="no", hint="do", cursors={"messages": [None, "7"]})
+    leases = {run: lease for (_, run), lease in zip(both, ("lease", "another"), strict=True)}
+    await asyncio.gather(*(store.cycles.finish_run(run, one, leases[run], end) for one, run in both))
+    told = {
+        leases[run.id]: (run.status, run.error_kind, run.hint, run.cursors, run.calls, run.finished_at)
+        for run in await rows(store, runs)
+    }
+    assert told == {
+        "lease": (FAILED, "auth", "do", {"messages": [None, "7"]}, 7, clock()),
+        "another": (INTERRUPTED, "lease_lost", None, None, 7, clock()),
+    }
 
 
 async def test_an_end_that_cannot_be_stored_is_its_own_matter(store: Store, clock: Clock) -> None:
