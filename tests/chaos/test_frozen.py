@@ -98,8 +98,12 @@ async def test_whenever_it_is_frozen_and_woken_nothing_is_lost_or_doubled(
                 await other.wait()
             frozen.kill(signal.SIGCONT)
             for one in (frozen, other):
-                assert await one.wait() in {0, 2}, f"{REPLAY}\n{one.said()}"  # 2: SQLite's lock was frozen with it
+                # 1: it was frozen with tokens that it had not stored, for longer than its right to renew: until it wakes
+                # and stores them the other is refused. 2: SQLite's lock was frozen with it.
+                assert await one.wait() in {0, 1, 2}, f"{REPLAY}\n{one.said()}"
         await is_well(spot, forks)
-        assert await spot.one("SELECT COUNT(*) FROM runs WHERE status NOT IN ('succeeded', 'interrupted')") == 0, REPLAY
+        refused = "status = 'failed' AND error_kind = 'auth' AND error LIKE '%invalid_grant%'"
+        others = f"SELECT COUNT(*) FROM runs WHERE status NOT IN ('succeeded', 'interrupted') AND NOT ({refused})"
+        assert await spot.one(others) == 0, REPLAY
         twice = "SELECT cycle_id, connection_id FROM runs GROUP BY 1, 2 HAVING COUNT(*) > 1"
         assert await spot.rows(twice) == [], REPLAY
