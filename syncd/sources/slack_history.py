@@ -266,12 +266,9 @@ async def backfill(api: Api, since: Since) -> AsyncIterator[Page]:
         fresh = place.window is None or place.done != back_to
         wanted = _window(_at(back_to), since.now) if fresh or place.window is None else place.window
         end = Page(partition=channel, cursor=back_to, reached=since.back_to)
-        try:
-            async for page in window(api, since, channel, wanted, Place(back_to), end):
-                at = Place.of(page.cursor or "").window
-                yield replace(page, reached=moment(at.lowest)) if at else page
-        except Rejected as error:
-            yield Page(notes=[f"{channel} was not read back: {error.message}"])
+        async for page in window(api, since, channel, wanted, Place(back_to), end):
+            at = Place.of(page.cursor or "").window
+            yield replace(page, reached=moment(at.lowest)) if at else page
 
     async for page in each_channel(api, since, read):
         yield page
@@ -319,20 +316,27 @@ async def window(
         plain = not threads and not older
         if rest or plain:
             yield stored_page(channel, rest, closing if plain else Page())
-        parents = {f"{channel}:{raw['ts']}": raw for raw in sorted(threads, key=_ts, reverse=True)}
-        async for key, replies in stored_replies(since, list(parents)):
-            ts = parents[key]["ts"]
-            read = Page(
-                partition=end.partition, cursor=str(replace(place, window=replace(under_way, lowest=max(ts, low))))
-            )
-            async for page in thread(api, since, channel, ts, parents[key], given, read, replies):
-                yield page
+        async for page in _opened(api, since, channel, threads, given, replace(place, window=under_way), end.partition):
+            yield page
         for ts in older:
             async for page in thread(api, since, channel, ts, given=given):
                 yield page
         if not plain:
             yield closing
         edge = low
+
+
+async def _opened(
+    api: Api, since: Since, channel: str, threads: list[Json], given: tuple[str, str], place: Place, partition: str
+) -> AsyncIterator[Page]:
+    """The threads of these parents, newest first. After each the window at ``place`` is read down to its parent."""
+    parents = {f"{channel}:{raw['ts']}": raw for raw in sorted(threads, key=_ts, reverse=True)}
+    async for key, replies in stored_replies(since, list(parents)):
+        ts, below = parents[key]["ts"], place.window
+        at = replace(place, window=below and replace(below, lowest=max(ts, below.lowest)))
+        end = Page(partition=partition, cursor=str(at))
+        async for page in thread(api, since, channel, ts, parents[key], given, end, replies):
+            yield page
 
 
 async def _history(api: Api, channel: str, wanted: Window) -> AsyncIterator[tuple[list[Json], bool, Json]]:
