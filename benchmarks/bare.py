@@ -62,12 +62,11 @@ class Slack:
     async def read(self, number: int, store: Store) -> None:
         async for page in self._pages("users.list"):
             await store("people", [(number, one["id"], one["name"], _text(one)) for one in page["members"]])
-        for kind in ("public_channel", "private_channel", "mpim", "im"):
-            async for page in self._pages("users.conversations", types=kind):
-                rooms = page["channels"]
-                await store("conversations", [(number, one["id"], one.get("name"), _text(one)) for one in rooms])
-                for room in rooms:
-                    await self._room(number, room["id"], store)
+        async for page in self._pages("users.conversations", types="public_channel,private_channel,mpim,im"):
+            rooms = page["channels"]
+            await store("conversations", [(number, one["id"], one.get("name"), _text(one)) for one in rooms])
+            for room in rooms:
+                await self._room(number, room["id"], store)
 
     async def _room(self, number: int, room: str, store: Store) -> None:
         async for page in self._pages("conversations.history", channel=room, oldest=self._oldest):

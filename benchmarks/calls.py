@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REASONS = {
     "slack users.list": "names: once an hour, at most",
-    "slack users.conversations": "which conversations there are, of each kind: once an hour, at most",
+    "slack users.conversations": "which conversations there are: once an hour, at most",
     "slack conversations.history": "one per conversation: Slack has no call that tells what is new in several",
     "slack conversations.replies": "one per thread that grew by its parent's counters, or whose watch is due",
     "slack conversations.info": "a chosen conversation: once an hour, at most",

@@ -22,9 +22,7 @@ import orjson
 from syncd.errors import AuthError, Misconfigured, RateLimited, SourceError, Transient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-
-    from aiohttp.client_middlewares import ClientHandlerType
+    from collections.abc import Iterable, Iterator, Mapping
 
 BODY_LIMIT = 64 * 1024 * 1024  # bytes of one answer; the largest good one is a mail thread of 100 long messages
 DEEPEST = 200  # levels of JSON; what is stored as raw may have 254
@@ -32,14 +30,13 @@ _GZIP_OR_ZLIB, _GZIP = 47, b"\x1f\x8b"  # how zlib is told to find out which; ho
 _PIECE = 2**18  # bytes that are unpacked at once
 _ORJSON_DEEPEST = 254  # levels that orjson writes
 _PROBED = 2**20  # bytes of an answer whose depth orjson may tell by writing it once more
-_REDIRECTS = {301, 302, 303, 307, 308}
 _LONGEST_WAIT_S = 366 * 86400.0
 _PACKED = {"Accept-Encoding": "gzip"}  # of those that may be asked for, the one that `_bounded` unpacks
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a vendor answered: ``headers`` with lower-case names, ``body`` decompressed."""
+    """What a vendor answered: ``headers`` by names in lower case, ``body`` decompressed."""
 
     status: int
     headers: Mapping[str, str]
@@ -102,7 +99,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 class Net:
-    """The process's HTTP client, shared by every run. slack_sdk borrows its session.
+    """The process's HTTP client, shared by every run.
 
     It does not bound the number of connections: as many runs as there are slots call at once, and a pool that is full
     of hanging calls would make all the others wait. (httpx takes three to seven times the CPU of a call, and more with
@@ -116,14 +113,12 @@ class Net:
             # No total timeout: it would count the wait for a free connection. `Link.call` bounds an attempt.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
             connector=aiohttp.TCPConnector(limit=0),
-            response_class=_BoundedResponse,
             auto_decompress=False,
             headers=_PACKED,
             # Where the environment names no proxy, it would look for one, and for a netrc, in threads for each call.
             trust_env=not {"http", "https"}.isdisjoint(getproxies()),
             # No cookies: it serves every workspace, and one's cookie would go out with the next one's call.
             cookie_jar=aiohttp.DummyCookieJar(),
-            middlewares=[_refuse_redirect],
         )
         # It would send a GET again by itself when a kept connection turns out to be closed: a call that no budget saw.
         self.aiohttp._retry_connection = False  # noqa: SLF001 - there is no other way to say so
@@ -153,10 +148,14 @@ class Net:
         if not all(text.isascii() and text.isprintable() for text in sent.values()):
             raise AuthError("the credentials hold a character that cannot be sent", hint="copy them again")
         async with self.aiohttp.request(
-            method, url, params=_query(params), headers=sent, allow_redirects=False, middlewares=(), **body
+            method, url, params=_query(params), headers=sent, allow_redirects=False, **body
         ) as response:
-            named = {name.lower(): value for name, value in response.headers.items()}
-            return Answer(response.status, named, await response.read())
+            try:
+                whole = await _bounded(response.content, response.headers.get("Content-Encoding", ""))
+            except BaseException:
+                response.close()  # what is left of it nobody reads
+                raise
+            return Answer(response.status, response.headers, whole)
 
 
 def _query(params: Mapping[str, Any] | None) -> list[tuple[str, str]] | None:
@@ -167,39 +166,12 @@ def _query(params: Mapping[str, Any] | None) -> list[tuple[str, str]] | None:
     return [(name, str(one)) for name, values in several for one in values]
 
 
-class _BoundedResponse(aiohttp.ClientResponse):
-    """What slack_sdk reads whole, and as JSON, by itself."""
-
-    async def read(self) -> bytes:
-        if self._body is None:
-            try:
-                encoding = self.headers.get("Content-Encoding", "")
-                self._body = await _bounded(self.content.iter_chunked(65536), encoding)
-            except BaseException:
-                self.close()
-                raise
-        return await super().read()
-
-    async def json(self, **how: Any) -> Any:
-        return await super().json(**{**how, "loads": _loads})
-
-
-async def _refuse_redirect(request: aiohttp.ClientRequest, send: ClientHandlerType) -> aiohttp.ClientResponse:
-    """slack_sdk would follow it, and ask another host in the workspace's name."""
-    response = await send(request)
-    if response.status not in _REDIRECTS:
-        return response
-    response.close()
-    fault = Answer(response.status, {"location": response.headers.get("Location", "")}, b"")
-    raise fault.passing_fault() or Transient(f"HTTP {fault.status}")
-
-
-async def _bounded(chunks: AsyncIterator[bytes], encoding: str) -> bytes:
+async def _bounded(content: aiohttp.StreamReader, encoding: str) -> bytes:
     """A whole body, unpacked. Raises `Transient` where it is larger than `BODY_LIMIT` or cannot be unpacked."""
     body, unpacker = bytearray(), _Unpacker()
     packed = encoding.strip().lower() not in {"", "identity"}
     try:
-        async for chunk in chunks:
+        while chunk := await content.readany():
             for piece in unpacker.pieces(chunk) if packed else (chunk,):
                 body += piece
                 if len(body) > BODY_LIMIT:
@@ -240,7 +212,7 @@ class _Unpacker:
             rest = self._zlib.unused_data if self._zlib.eof else self._zlib.unconsumed_tail
 
 
-def _loads(body: bytes | str) -> Any:
+def _loads(body: bytes) -> Any:
     """Raises ValueError where it is no JSON, `Transient` where it is too deep for all who would walk it later."""
     try:
         value = orjson.loads(body)
@@ -252,6 +224,8 @@ def _loads(body: bytes | str) -> Any:
             value = json.loads(whole.encode("utf-8", "replace"))
         except RecursionError:
             raise _too_deep() from None
+    if body.count(b"{") + body.count(b"[") <= DEEPEST:
+        return value
     if (len(body) > _PROBED or not _can_be_written(value)) and _is_too_deep(value):
         raise _too_deep()
     return value

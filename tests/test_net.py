@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from slack_sdk.web.async_client import AsyncWebClient
 
 from syncd.errors import AuthError, Misconfigured, Transient
 from syncd.net import DEEPEST, Answer, Net
 from syncd.sandbox.fault_streams import STREAMS
 from syncd.sandbox.faults import Fault
+from syncd.sources.slack_api import Client
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Ask = Callable[[], Awaitable[Answer | Any]]
@@ -35,9 +35,7 @@ class Here:
     async def ask(self, path: str = "") -> Any:
         """The answer's JSON."""
         if self.client == "slack_sdk":
-            sdk = AsyncWebClient(base_url=self.base, session=self.net.aiohttp, retry_handlers=[])
-            sdk.proxy = None  # as the source does
-            return (await sdk.api_call(path or "m", http_verb="GET")).data
+            return (await Client(self.net, self.base).api_call(path or "m", http_verb="GET")).data
         return (await self.net.ask("GET", self.base + path)).json()
 
 

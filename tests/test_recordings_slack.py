@@ -35,7 +35,7 @@ async def replay() -> AsyncIterator[str]:
             body = recorded(method)
         elif method == "users.conversations":
             body = recorded("conversations.list")
-            body["channels"] = body["channels"] if query["types"] == "public_channel" else []
+            body["channels"] = body["channels"] if "public_channel" in query["types"] else []
         elif method == "conversations.history":
             first = query["channel"] == CHANNEL and "cursor" not in query
             body = recorded(method) if first else {"ok": True, "messages": [], "has_more": False}

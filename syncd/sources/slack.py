@@ -101,16 +101,30 @@ async def _told(since: Since, joined: list[str], vanished: list[str]) -> list[st
 
 
 async def _everywhere(api: Api) -> AsyncIterator[Page]:
-    """All that the token's owner is in, of the kinds that its scopes open. Raises `Misconfigured` when none is open."""
+    """All that the token's owner is in, of the kinds that its scopes open: in one listing where they open all, else in
+    one of each kind. Raises `Misconfigured` when none is open.
+    """
+    if not api.scopes or api.scopes >= {f"{scope}:read" for scope in _SCOPES.values()}:
+        try:
+            async for page in _of_kinds(api, ",".join(_SCOPES)):
+                yield page
+            return
+        except (Misconfigured, Rejected):
+            pass  # which kind it is about, each by itself tells
     closed: list[Misconfigured] = []
     for kind in _SCOPES:
         try:
-            async for channels, _, _ in api.listing("users.conversations", "channels", types=kind):
-                yield Page(records=[conversation(raw) for raw in channels])
+            async for page in _of_kinds(api, kind):
+                yield page
         except Misconfigured as error:
             closed.append(error)
     if len(closed) == len(_SCOPES):
         raise closed[0]
+
+
+async def _of_kinds(api: Api, kinds: str) -> AsyncIterator[Page]:
+    async for channels, _, _ in api.listing("users.conversations", "channels", types=kinds):
+        yield Page(records=[conversation(raw) for raw in channels])
 
 
 async def _selected(api: Api, wanted: Iterable[str], join: bool) -> AsyncIterator[Page]:

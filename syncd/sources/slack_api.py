@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from base64 import b64encode
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from syncd.http import Link
+    from syncd.net import Net
 
 ADD_SCOPE = "add the scope under OAuth & Permissions of the Slack app, then install the app to the workspace again"
 PER_PAGE = 200  # what Slack advises at most
@@ -47,13 +47,30 @@ _REAUTH = dict.fromkeys(
 _CLIENT = {"bad_client_secret", "invalid_client_id"}
 _NOT_TAKEN = ("invalid_", "missing_", "json_", "limit_", "not_allowed_", "no_permission", "method_dep", "deprecated")
 _OUTSIDE = {"not_in_channel", "channel_not_found"}
-_SDK_LOG = logging.getLogger(f"{__name__}.sdk")
-_SDK_LOG.setLevel(logging.WARNING)  # below, or with a level only of its parents', the SDK writes out each answer
+
+
+class Client(AsyncWebClient):
+    """slack_sdk's client, whose requests go out as all of ours do: no redirect is followed, no call is sent twice, and
+    what comes back is bounded.
+    """
+
+    def __init__(self, net: Net, base_url: str) -> None:
+        super().__init__(base_url=base_url)
+        self._net = net
+
+    async def _request(self, *, http_verb: str, api_url: str, req_args: Json) -> Json:
+        """The SDK's own sending. Raises `SourceError`; what Slack refuses, the SDK finds in what is given here."""
+        sent = {name: req_args[name] for name in ("params", "headers", "data") if req_args.get(name)}
+        answer = await self._net.ask(http_verb, api_url, **sent)
+        if 300 <= answer.status < 400 and (redirected := answer.passing_fault()):
+            raise redirected
+        data = answer.json() if answer.status == 200 else answer.object_or_none() or {}
+        return {"data": data, "headers": answer.headers, "status_code": answer.status}
 
 
 @dataclass
 class Api:
-    """Calls to one workspace. ``channels``: what the conversations stream found for messages. ``scopes``: once told.
+    """Calls to one workspace. ``channels``: what the conversations stream found for messages.
 
     ``closed``: channel → what a person must put right before it can be read; told when the others are read.
     ``threads``: ``<channel>:<ts>`` of those that were read in this run. ``until``: in an audit, channel → the ts up to
@@ -62,14 +79,19 @@ class Api:
     """
 
     link: Link
-    client: AsyncWebClient
+    client: Client
     channels: list[str] = field(default_factory=list)
-    scopes: list[str] = field(default_factory=list)
     closed: dict[str, Misconfigured] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
     until: dict[str, str] = field(default_factory=dict)
     faults: int = 0
     any_read: bool = False
+    _scopes: str = ""
+
+    @property
+    def scopes(self) -> set[str]:
+        """The token's, as the last answer told them; none where it did not."""
+        return set(re.findall(r"[^,\s]+", self._scopes))
 
     async def call(self, method: str, verb: str = "GET", **arguments: Any) -> Json:
         """One answered call. Raises `SourceError`."""
@@ -79,7 +101,7 @@ class Api:
             return await _sent(method, self.client, verb, params={**arguments, "token": token})
 
         answer, headers = await self.link.call(method, attempt)
-        self.scopes = re.findall(r"[^,\s]+", headers.get("x-oauth-scopes", ""))
+        self._scopes = headers.get("x-oauth-scopes", "")
         return answer
 
     async def pages(self, method: str, member: str, **asked: Any) -> AsyncIterator[tuple[list[Json], bool, Json]]:
@@ -155,18 +177,14 @@ class Api:
         return {**renewed, "expires_at": ends and f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
 
 
-async def _sent(method: str, client: AsyncWebClient, verb: str, **request: Any) -> tuple[Json, Mapping[str, str]]:
+async def _sent(method: str, client: Client, verb: str, **request: Any) -> tuple[Json, Mapping[str, str]]:
     """One request through the SDK: the answer and its headers. The one place that knows how the SDK fails."""
     try:
         response: Any = await client.api_call(method, http_verb=verb, **request)
-        answer = {**response.data}
     except SlackApiError as error:  # `from None`: its text holds the whole body
-        answered = error.response  # after an undecodable body it is aiohttp's own response
-        status = answered.status_code if hasattr(answered, "status_code") else answered.status
-        raise _fault(method, status, answered.headers, getattr(answered, "data", None)) from None
-    except (AttributeError, TypeError, ValueError) as error:  # text/plain, a JSON list, bytes that are no UTF-8
-        raise Transient(f"{method}: an answer that is not Slack's ({type(error).__name__})") from None
-    return answer, response.headers
+        answered: Any = error.response
+        raise _fault(method, answered.status_code, answered.headers, answered.data) from None
+    return response.data, response.headers
 
 
 def _fault(method: str, status: int, headers: Mapping[str, str], answer: object) -> SourceError:
@@ -192,12 +210,8 @@ def _fault(method: str, status: int, headers: Mapping[str, str], answer: object)
 
 @asynccontextmanager
 async def connect(link: Link) -> AsyncIterator[Api]:
-    """An api object for one run, on the process's shared session."""
-    client = AsyncWebClient(
-        base_url=link.options["base_url"], session=link.net.aiohttp, retry_handlers=[], logger=_SDK_LOG
-    )
-    client.proxy = None  # it ignores NO_PROXY; the session reads the environment itself
-    api = Api(link, client)
+    """An api object for one run."""
+    api = Api(link, Client(link.net, link.options["base_url"]))
     if not link.credentials.get("token"):
         link.refresh = api.renewed
     yield api

@@ -305,9 +305,12 @@ async def window(
         chosen = [raw for raw in await choose(since, channel, rows) if raw["ts"] not in done]
         threads = [raw for raw in [*chosen, *again] if raw["ts"] in shown]
         older = await threads_before(since, channel, rows, wanted.oldest)
-        rest = [raw for raw in rows if raw not in threads]
-        under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())
-        closing = end if last else Page(partition=end.partition, cursor=str(replace(place, window=under_way)))
+        opened = {raw["ts"] for raw in threads}
+        rest = [raw for raw in rows if raw["ts"] not in opened]
+        if threads or not last:
+            under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())
+            place = replace(place, window=under_way)
+        closing = end if last else Page(partition=end.partition, cursor=str(place))
         if last and sound and missing:
             for ts in await _to_reread(since, channel, missing):
                 async for page in thread(api, since, channel, ts):
@@ -316,8 +319,9 @@ async def window(
         plain = not threads and not older
         if rest or plain:
             yield stored_page(channel, rest, closing if plain else Page())
-        async for page in _opened(api, since, channel, threads, given, replace(place, window=under_way), end.partition):
-            yield page
+        if threads:
+            async for page in _opened(api, since, channel, threads, given, place, end.partition):
+                yield page
         for ts in older:
             async for page in thread(api, since, channel, ts, given=given):
                 yield page

@@ -65,6 +65,7 @@ def moment(ts: str) -> datetime | None:
     return _EPOCH + timedelta(0, int(found[1]), int(found[2])) if found else None
 
 
+@lru_cache(maxsize=64)  # a run's start is the end of every channel's window
 def ts_of(at: datetime) -> str:
     """A moment as a ts: the bound of a window."""
     return f"{at.replace(microsecond=0).timestamp():.0f}.{at.microsecond:06d}"

@@ -174,6 +174,35 @@ async def test_kinds_without_a_scope_are_left_out_and_none_at_all_needs_a_person
     )
 
 
+async def test_conversations_of_all_kinds_are_one_call(reader: Any) -> None:
+    r = await reader("slack")
+    await r.run()
+    assert calls(r, "users.conversations") == 1
+    assert {row["kind"] for row in await r.rows("conversations")} == {"channel", "group", "mpim", "im"}
+
+
+@pytest.mark.parametrize("refusal", ["missing_scope", "method_not_supported_for_channel_type"])
+async def test_a_kind_that_is_refused_is_left_out_though_slack_does_not_tell_the_scopes(
+    reader: Any, refusal: str
+) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        body: dict[str, Any] = {"ok": True, "members": [], "messages": []}
+        if request.match_info["method"] == "users.conversations":
+            kinds = request.query["types"].split(",")
+            body = {"ok": True, "channels": [{"id": f"C-{kinds[0]}"}] if kinds != ["im"] else []}
+            if len(kinds) > 1 or (kinds == ["im"] and refusal == "missing_scope"):
+                body = {"ok": False, "error": refusal}
+        return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([web.route("*", "/api/{method}", answer)])
+    async with TestServer(app) as server:
+        base = str(server.make_url("/api/"))
+        r = await reader("slack", box=server, base_url=base, credentials={"token": "x"})
+        assert (await r.run())["failures"] == []
+    assert await live(r, "conversations") == ["C-mpim", "C-private_channel", "C-public_channel"]
+
+
 async def test_a_missing_history_scope_stops_no_other_kind_and_is_told(reader: Any) -> None:
     r = await reader("slack")
     act(r, "scopes", scopes=["users:read", "channels:read", "channels:history", "im:read"])
