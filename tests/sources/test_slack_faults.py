@@ -22,6 +22,7 @@ from tests.sources.test_slack import live
 from tests.sources.test_slack_refusals import scripted, serving
 
 DOWN = {"ok": False, "error": "internal_error"}
+REVOKED = {"ok": False, "error": "token_revoked"}
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -73,6 +74,15 @@ class Stand:
         """A cycle: the kind of its failure."""
         failures = (await self.reader.run(**how))["failures"]
         return failures[0]["kind"] if failures else None
+
+    async def backfilled(self, back_to: datetime) -> str | None:
+        """One run of a backfill: the kind of its failure."""
+        parts = self.reader.parts
+        cycle = await parts.store.cycles.begin("slack", "backfill", None)
+        claimed = await parts.store.connections.claim("slack", "l", cycle, due=None)
+        errand = Errand(streams=SOURCE.backfill, back_to=back_to)
+        _, error = await parts.engine.runs.sync(parts.engine.plans["slack"], *claimed, "l", errand)
+        return getattr(error, "kind", None)
 
     async def live(self) -> set[str]:
         return set(await live(self.reader, "messages"))
@@ -238,13 +248,29 @@ async def test_a_backfill_reads_the_other_channels_and_is_not_done_without_the_o
     await s.kind()
     old = stamp(40 * 86400)
     s.vendor.history = {"C1": DOWN, "C2": {"messages": [{"ts": old}]}}
-    parts = s.reader.parts
-    cycle = await parts.store.cycles.begin("slack", "backfill", None)
-    claimed = await parts.store.connections.claim("slack", "l", cycle, due=None)
-    errand = Errand(streams=SOURCE.backfill, back_to=datetime.now(UTC) - timedelta(days=50))
-    _, error = await parts.engine.runs.sync(parts.engine.plans["slack"], *claimed, "l", errand)
-    assert (getattr(error, "kind", None), f"C2:{old}" in await s.live()) == ("transient", True)
+    assert (await s.backfilled(datetime.now(UTC) - timedelta(days=50)), f"C2:{old}" in await s.live()) == (
+        "transient",
+        True,
+    )
     assert (await s.cursor("C2", "backfill"), await s.waiting()) != ("", {"backfill C1": "internal_error"})
+
+
+async def test_a_backfill_that_is_cut_between_two_threads_of_a_page_reads_the_second_later(stand: MakeStand) -> None:
+    s = await stand(1)
+    await s.kind()
+    reach, parents = datetime.now(UTC) - timedelta(days=50), [stamp(40 * 86400), stamp(41 * 86400)]
+    replies = {ts: f"{ts[:-1]}1" for ts in parents}
+    threads = {ts: [threaded(ts, reply), {"ts": reply, "thread_ts": ts}] for ts, reply in replies.items()}
+    s.vendor.history["C1"] = lambda request: {
+        "messages": [threads[ts][0] for ts in parents if ts <= request.query["latest"]]
+    }
+    s.vendor.replies = {parents[0]: {"messages": threads[parents[0]]}, parents[1]: REVOKED}
+    assert await s.backfilled(reach) == "auth"
+    await s.set("connections", status="ok")
+    s.vendor.replies = {ts: {"messages": said} for ts, said in threads.items()}
+    assert await s.backfilled(reach) is None
+    assert await s.live() >= {f"C1:{reply}" for reply in replies.values()}
+    assert s.vendor.asked[parents[0]] == 1
 
 
 # ── threads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
