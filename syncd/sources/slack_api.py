@@ -55,13 +55,14 @@ class Client(AsyncWebClient):
     """
 
     def __init__(self, net: Net, base_url: str) -> None:
-        super().__init__(base_url=base_url)
-        self._net = net
+        super().__init__()
+        self._net, self._base = net, f"{base_url.rstrip('/')}/"
+        self.base_url = ""  # it takes an address apart and joins it anew for each call: a method alone is left as it is
 
     async def _request(self, *, http_verb: str, api_url: str, req_args: Json) -> Json:
         """The SDK's own sending. Raises `SourceError`; what Slack refuses, the SDK finds in what is given here."""
         sent = {name: req_args[name] for name in ("params", "headers", "data") if req_args.get(name)}
-        answer = await self._net.ask(http_verb, api_url, **sent)
+        answer = await self._net.ask(http_verb, self._base + api_url, **sent)
         if 300 <= answer.status < 400 and (redirected := answer.passing_fault()):
             raise redirected
         data = answer.json() if answer.status == 200 else answer.object_or_none() or {}
