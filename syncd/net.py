@@ -139,16 +139,17 @@ class Net:
     ) -> Answer:
         """One request, never following a redirect.
 
-        ``params``: for the query, a value or a sequence of them by name. ``auth``: name and password, for HTTP Basic.
-        ``body``: ``json`` or ``data``, as aiohttp has them. Raises `AuthError` where credentials cannot be sent.
+        ``params``: for the query, a text, a number or a sequence of them by name. ``auth``: name and password, for HTTP
+        Basic. ``body``: ``json`` or ``data``, as aiohttp has them. Raises `AuthError` where credentials cannot be sent.
         """
         sent = dict(headers or ())
         if auth is not None:
             sent["Authorization"] = "Basic " + b64encode(":".join(auth).encode()).decode()
-        if not all(text.isascii() and text.isprintable() for text in sent.values()):
+        said = "".join(sent.values())
+        if not (said.isascii() and said.isprintable()):
             raise AuthError("the credentials hold a character that cannot be sent", hint="copy them again")
         async with self.aiohttp.request(
-            method, url, params=_query(params), headers=sent, allow_redirects=False, **body
+            method, url, params=params, headers=sent, allow_redirects=False, **body
         ) as response:
             try:
                 whole = await _bounded(response.content, response.headers.get("Content-Encoding", ""))
@@ -156,14 +157,6 @@ class Net:
                 response.close()  # what is left of it nobody reads
                 raise
             return Answer(response.status, response.headers, whole)
-
-
-def _query(params: Mapping[str, Any] | None) -> list[tuple[str, str]] | None:
-    """Each name once for each of its values."""
-    if not params:
-        return None
-    several = ((name, value if isinstance(value, list | tuple) else (value,)) for name, value in params.items())
-    return [(name, str(one)) for name, values in several for one in values]
 
 
 async def _bounded(content: aiohttp.StreamReader, encoding: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from base64 import b64encode
 from contextlib import asynccontextmanager
@@ -47,6 +48,8 @@ _REAUTH = dict.fromkeys(
 _CLIENT = {"bad_client_secret", "invalid_client_id"}
 _NOT_TAKEN = ("invalid_", "missing_", "json_", "limit_", "not_allowed_", "no_permission", "method_dep", "deprecated")
 _OUTSIDE = {"not_in_channel", "channel_not_found"}
+_SDK_LOG = logging.getLogger(f"{__name__}.sdk")
+_SDK_LOG.setLevel(logging.WARNING)  # below it, the SDK writes out a proxy's address, which may hold a password
 
 
 class Client(AsyncWebClient):
@@ -55,7 +58,7 @@ class Client(AsyncWebClient):
     """
 
     def __init__(self, net: Net, base_url: str) -> None:
-        super().__init__()
+        super().__init__(logger=_SDK_LOG)
         self._net, self._base = net, f"{base_url.rstrip('/')}/"
         self.base_url = ""  # it takes an address apart and joins it anew for each call: a method alone is left as it is
 

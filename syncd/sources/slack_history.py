@@ -177,7 +177,7 @@ async def messages(api: Api, since: Since) -> AsyncIterator[Page]:
         pass  # several in a row: the channels tell whether it is they
 
     begins_at, asked_since = ts_of(since.now - since.cycle_lookback), since.pass_began and ts_of(since.pass_began)
-    for channel in sorted(set(api.channels) - places(since).keys()):
+    for channel in sorted(set(api.channels) - since.cursors.keys()):
         yield Page(partition=channel, cursor=begins_at)  # of a first run that is cut the next one begins here as well
 
     filled = _Filled(api, since)
