@@ -1,6 +1,7 @@
 """What an idle run costs the process: ``python -m benchmarks.idle_run [--database URL] [--workspaces N] [--profile]``.
 
-Each source reads ``N`` workspaces of the sandbox, which is another process, so that only syncd's own CPU counts. All is
+Nothing is in the windows; with ``--day`` a day's messages, calls and meetings are, which each cycle reads again. Each
+source reads ``N`` workspaces of the sandbox, which is another process, so that only syncd's own CPU counts. All is
 read and ripe; then come cycles, a quarter of an hour apart, in which nothing is new. Told for each source: CPU time,
 statements, transactions and calls per run, as the median of the cycles. A cycle's own cost is in them, divided by its
 runs.
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 BORN = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 TURN = timedelta(minutes=15)
-RIPE = (timedelta(days=3), TURN, TURN)
+RIPE, DAY = (timedelta(days=3), TURN, TURN), (timedelta(hours=6), TURN, TURN)
 TURNS = 5
 SIZES: dict[str, Any] = {
     "days": 1, "channels": 2, "messages_per_day": 3, "calls_per_day": 1, "meetings_per_day": 1, "mails_per_day": 2,
@@ -85,11 +86,11 @@ def counted(database: Database) -> Iterator[Counts]:
             event.remove(engine, name, listener)
 
 
-def serve(workspaces: int, pipe: Pipe) -> None:
+def serve(workspaces: int, sizes: dict[str, Any], pipe: Pipe) -> None:
     """The vendors, in a process of their own; tells how to reach them, ends when the pipe does."""
 
     async def main() -> None:
-        options = Options(workspaces=workspaces, limits=False, **SIZES)
+        options = Options(workspaces=workspaces, limits=False, **sizes)
         async with Sandbox(options, world=World(options, StandingClock(BORN))) as box:
             pipe.send((box.base, box.environment(), [dict(line) for line in box.connections()]))
             await asyncio.to_thread(pipe.poll, None)
@@ -134,8 +135,10 @@ class Bench:
             raise SystemExit(f"{name}: {status}")
         return tuple(one / many for one in (spent * 1000, counts.statements, counts.transactions, status["calls"]))
 
-    async def measure(self, profile: cProfile.Profile | None) -> dict[str, list[tuple[float, ...]]]:
-        for wait in (timedelta(0), *RIPE):
+    async def measure(
+        self, ripe: tuple[timedelta, ...], profile: cProfile.Profile | None
+    ) -> dict[str, list[tuple[float, ...]]]:
+        for wait in (timedelta(0), *ripe):
             await self.advance(wait)
             for name in SOURCES:
                 await self.cycle(name)
@@ -154,7 +157,8 @@ class Bench:
 async def main(arguments: argparse.Namespace) -> None:
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
-    vendors = context.Process(target=serve, args=(arguments.workspaces, there), daemon=True)
+    sizes = {} if arguments.day else SIZES
+    vendors = context.Process(target=serve, args=(arguments.workspaces, sizes, there), daemon=True)
     vendors.start()
     base, environment, lines = await asyncio.to_thread(here.recv)
     profile = cProfile.Profile() if arguments.profile else None
@@ -166,7 +170,7 @@ async def main(arguments: argparse.Namespace) -> None:
                 bench = Bench(parts, base)
                 added = [Line(**{key: part for key, part in one.items() if key != "is_active"}) for one in lines]
                 await parts.store.connections.put(added, parts.vault.seal)
-                found = await bench.measure(profile)
+                found = await bench.measure(DAY if arguments.day else RIPE, profile)
     finally:
         here.send("end")
         vendors.join(5)
@@ -177,7 +181,8 @@ async def main(arguments: argparse.Namespace) -> None:
             (name, f"{median(cpu):.2f}", f"{min(cpu):.2f}", f"{max(cpu):.2f}", *(f"{median(one):.1f}" for one in rest))
             for name, (cpu, *rest) in ((name, tuple(zip(*rows, strict=True))) for name, rows in found.items())
         ),
-        title=f"An idle run, {'PostgreSQL' if arguments.database else 'SQLite'}, {arguments.workspaces} workspaces",
+        title=f"An idle run{', a day in its window' if arguments.day else ''}, "
+        f"{'PostgreSQL' if arguments.database else 'SQLite'}, {arguments.workspaces} workspaces",
     )
     if profile:
         for order in ("tottime", "cumtime"):
@@ -189,6 +194,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="What an idle run costs.")
     parser.add_argument("--database", help="postgresql+asyncpg://… of an empty database; without it: SQLite")
     parser.add_argument("--workspaces", type=int, default=20)
+    parser.add_argument("--day", action="store_true", help="with what a day brings in the windows")
     parser.add_argument("--profile", action="store_true")
     asyncio.run(main(parser.parse_args()))
     out.print()

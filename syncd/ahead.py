@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from syncd.records import Meeting, Message
+from syncd.source import Held
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from syncd.records import Kind, Record
-    from syncd.source import Held, Page
+    from syncd.source import Page
 
 _TIMES: Mapping[Kind, str] = {Message: "sent_at", Meeting: "started_at"}
+
+
+class Known(Held, Protocol):
+    """The store's own answers, and what they showed: `OfConnection`."""
+
+    def changed(self, records: Sequence[Record]) -> Sequence[Record]: ...
+
+    def touched(self, things: Iterable[tuple[Kind, str]]) -> None: ...
 
 
 class Ahead:
@@ -22,7 +31,7 @@ class Ahead:
     ``held``: the store's own; ``flush``: stores the pages, for a question that goes through all there is.
     """
 
-    def __init__(self, held: Held, flush: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, held: Known, flush: Callable[[], Awaitable[None]]) -> None:
         self._held, self._flush = held, flush
         self._fresh: dict[Kind, dict[str, Record | None]] = {}
 
@@ -30,8 +39,14 @@ class Ahead:
         """The page waits from now on."""
         for record in page.records:
             self._fresh.setdefault(type(record), {})[record.external_id] = record
+        self._held.touched((type(one), one.external_id) for one in page.records)
         for one in page.deletions:
             self._fresh.setdefault(one.kind, {})[one.external_id] = None
+        self._held.touched((one.kind, one.external_id) for one in page.deletions)
+
+    def changed(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Less those that are known to be stored as they are, with no page waiting that changes them."""
+        return self._held.changed(records)
 
     def forget(self) -> None:
         """No page waits any more. A question that is being answered goes on with what it knew: it stays true."""
@@ -53,6 +68,7 @@ class Ahead:
         if not fresh:
             return found
         found = {key: row for key, row in found.items() if key not in fresh}
+        self._held.touched((kind, key) for key in fresh)
         for key, record in fresh.items():
             if record is not None and _is_one(kind, record, between, equal):
                 found[key] = _members(record, members)

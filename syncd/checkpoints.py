@@ -109,7 +109,7 @@ class Checkpoints:
         """
         async with self._storing:  # a page that comes while others are stored waits for that
             self._raise_failed()
-        page = self._without_unknown(stream, page)
+        page = self._without_unchanged(self._without_unknown(stream, page))
         moves = page.cursor is not None and page.cursor != self._at(stream, page.partition, cursors)
         self._note(stream, page, cursors)
         touches = _touches(stream, page)
@@ -209,17 +209,15 @@ class Checkpoints:
         return waiting
 
     async def _stored(self, waiting: Sequence[_Waiting], pages: Sequence[tuple[str, Page]]) -> None:
-        records = sum(one.counted for one in waiting)
         with self._live.renewing(self._store.lease):
             counts = await self._store.pages.checkpoint(
                 pages,
                 connection_id=self._live.connection.id,
                 lease=self._whose.lease,
                 run_id=self._whose.run_id,
-                records=records,
+                records=sum(one.counted for one in waiting),
                 calls=self._live.calls,
             )
-        self._live.records += records
         self._live.counts += counts
         self._metrics.stored(self._whose.source, counts)
         streams = ",".join(dict.fromkeys(stream for stream, _ in pages))
@@ -231,7 +229,8 @@ class Checkpoints:
     def _tell(self, stored: Sequence[_Waiting]) -> None:
         """What these pages say to those who watch."""
         live = self._live
-        for stream, page, _, ends in stored:
+        for stream, page, counted, ends in stored:
+            live.records += counted
             self._stored_at |= {(stream.name, partition): after for partition, after in _ends(page).items()}
             live.whole |= ends
             live.reached = page.reached or live.reached
@@ -263,6 +262,11 @@ class Checkpoints:
         if known is None or not page.resolved:
             return page
         return replace(page, resolved=[one for one in page.resolved if (stream.name, one) in known])
+
+    def _without_unchanged(self, page: Page) -> Page:
+        """The page without the records that are stored as they are, as far as the stream has asked for them."""
+        changed = self._ahead.changed(page.records)
+        return page if len(changed) == len(page.records) else replace(page, records=changed)
 
 
 def _ends(page: Page) -> dict[str, str | None]:

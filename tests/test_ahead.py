@@ -72,3 +72,94 @@ async def test_a_question_for_all_ids_stores_what_waits_first(store: Store) -> N
     assert sorted(await asked(store, all_ids, "acme", at_once=False)) == sorted(
         {"old", "new", "edited", "else", "late", "moved", "twice"}
     )
+
+
+# ── what comes as it is stored ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def read_again(store: Store, stream: Callable[[Held], AsyncIterator[Page]]) -> tuple[dict[str, Any], int]:
+    """A run of ``stream`` where `BEFORE` is stored: the cycle's status, and how many checkpoints it made."""
+    known, checkpoints, checkpoint = False, 0, store.pages.checkpoint
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        if not known:
+            yield Page(records=BEFORE)
+            return
+        async for page in stream(since.held):
+            yield page
+
+    async def counted(*given: Any, **more: Any) -> Any:
+        nonlocal checkpoints
+        checkpoints += 1
+        return await checkpoint(*given, **more)
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    await bench.cycle()
+    known, store.pages.checkpoint = True, counted  # type: ignore[method-assign]
+    status = await bench.cycle()
+    assert status["failures"] == []
+    return status, checkpoints
+
+
+async def raws(store: Store, *names: str) -> dict[str, Any]:
+    held = await store.looks.of(1).stored(Message, names, "*")
+    return {name: raw["a"] for name, (raw,) in held.items()}
+
+
+async def test_what_was_found_stored_as_it_is_takes_no_checkpoint_and_counts_as_read(store: Store) -> None:
+    async def stream(held: Held) -> AsyncIterator[Page]:
+        await held.stored(Message, ["old"])
+        await held.select(Message, thread_id="T")
+        yield Page(records=BEFORE[:2], cursor="here")
+
+    status, checkpoints = await read_again(store, stream)
+    assert (status["total_messages"], status["changed"], checkpoints) == (2, 0, 0)
+    assert await store.looks.cursors(1, "messages") == {"": "here"}
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asks between", "asks before"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["stored at once", "waits"])
+async def test_what_changes_and_changes_back_is_as_it_was_told_last(store: Store, at_once: bool, asks: bool) -> None:
+    """What the first answer showed of it says nothing any more."""
+
+    async def stream(held: Held) -> AsyncIterator[Page]:
+        await held.stored(Message, ["old"])
+        yield Page(records=[said("old", "T", a=7)], notes=["stored at once"] if at_once else [])
+        if asks:
+            await held.select(Message, thread_id="T")
+        yield Page(records=[said("old", "T", a=1)])
+
+    await read_again(store, stream)
+    assert await raws(store, "old") == {"old": 1}
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asks between", "asks before"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["stored at once", "waits"])
+async def test_what_is_deleted_and_comes_again_as_it_was_is_live(store: Store, at_once: bool, asks: bool) -> None:
+    async def stream(held: Held) -> AsyncIterator[Page]:
+        await held.stored(Message, ["old"])
+        yield Page(deletions=[Deletion(Message, "old")], notes=["stored at once"] if at_once else [])
+        if asks:
+            await held.select(Message, thread_id="T")
+        yield Page(records=[said("old", "T", a=1)])
+
+    await read_again(store, stream)
+    assert await raws(store, "old") == {"old": 1}
+
+
+async def test_what_differs_from_what_was_found_is_stored(store: Store) -> None:
+    async def stream(held: Held) -> AsyncIterator[Page]:
+        await held.stored(Message, ["old", "edited"])
+        yield Page(records=[said("old", "T", a=1), said("edited", "T", a=2)])
+
+    status, checkpoints = await read_again(store, stream)
+    assert (status["total_messages"], status["changed"], checkpoints) == (2, 1, 1)
+    assert await raws(store, "old", "edited") == {"old": 1, "edited": 2}
+
+
+async def test_what_is_remembered_of_answers_is_bounded(store: Store) -> None:
+    held = store.looks.of(1)
+    for at in range(6):
+        held._told(Message, {f"{at}.{one}": ("d",) for one in range(1000)})
+    assert len(held._digests[Message]) <= 3000

@@ -6,7 +6,7 @@ import json
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncd.errors import Rejected, Transient
 from syncd.records import Deletion, Meeting, Transcript
@@ -15,7 +15,7 @@ from syncd.sources.gong_api import BATCH, SELECTOR, Api, iso
 from syncd.sources.gong_calls import dig, has_content, id_text, meeting, moment, speakers, transcript
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Collection, Iterator
+    from collections.abc import AsyncGenerator, Collection, Iterator, Mapping
 
     from syncd.source import Since
     from syncd.sources.gong_api import Rows
@@ -81,29 +81,36 @@ async def window(
         async for rows, last in pages:
             if prove and last and not (rows or listed):
                 await api.prove_sight()
-            page, ours = await calls_page(api, since, rows), dict.fromkeys(named(rows))
+            ours = dict.fromkeys(named(rows))
             starts = [moment(dig(row, "metaData", "started")) or start for row in rows]
             ordered = ordered and [latest, *starts] == sorted([latest, *starts])
             latest, listed = (starts or [latest])[-1], listed | ours
             until = end if last else min(latest.replace(microsecond=0), end) if ordered else covered
             if until <= covered:
-                yield page, None
+                yield await calls_page(api, since, rows), None
                 continue
-            vanished = await _vanished(api, since, covered, until, space, listed)
+            within = (covered, until - timedelta(microseconds=1))
+            held = await since.held.select(Meeting, "parties", between=within)
+            page = await calls_page(api, since, rows, held)
+            missed = [call for call in held if call not in listed]
+            vanished = await _vanished(api, since, covered, space, missed, listed)
             yield replace(page, deletions=[*page.deletions, *await gone(since, vanished)]), until
             covered, listed = until, ours
 
 
-async def calls_page(api: Api, since: Since, rows: Rows) -> Page:
+async def calls_page(api: Api, since: Since, rows: Rows, held: Mapping[str, tuple[Any, ...]] | None = None) -> Page:
     """The calls as records, announcing what of them is to come. A private one is left out, or deleted where stored.
 
-    Where the parties of a call have come or changed, its transcript is made anew from what is stored.
+    Where the parties of a call have come or changed, its transcript is made anew from what is stored. ``held``: the
+    parties of some that are stored; the others are looked up.
     """
     calls = [one for row in rows if (one := meeting(row)).external_id]
     skip = api.link.settings.get("skip_private", True)
     shown = [one for one in calls if not (skip and one.is_private)]
     ids = [one.external_id for one in calls]
-    known, spoken = await since.held.stored(Meeting, ids, "parties"), await since.held.stored(Transcript, ids)
+    known = {call: held[call] for call in ids if call in held} if held else {}
+    known |= await since.held.stored(Meeting, [call for call in ids if call not in known], "parties")
+    spoken = await since.held.stored(Transcript, ids)
     hidden = {one.external_id for one in calls if skip and one.is_private}
     oldest = since.now - api.link.options["content_wait"]
     # What was given up for a call that is stored and older than that is not announced again.
@@ -150,16 +157,14 @@ async def gone(since: Since, calls: Collection[str]) -> list[Deletion]:
 
 
 async def _vanished(
-    api: Api, since: Since, start: datetime, end: datetime, space: str, listed: dict[str, None]
+    api: Api, since: Since, start: datetime, space: str, missed: list[str], listed: dict[str, None]
 ) -> list[str]:
-    """The stored calls of a window, read to its end, that Gong no longer has.
+    """Of the stored calls that a window, read to its end, did not list those that Gong no longer has.
 
-    Gong names no deleted calls, and answers credentials that lost their sight as if there were none. So those that
-    the window did not list are asked for by id together with one that it did, or with older ones where it lists none:
-    where Gong shows one of these, the others that it leaves out are deleted.
+    Gong names no deleted calls, and answers credentials that lost their sight as if there were none. So they are asked
+    for by id together with one that it did list, or with older ones where it lists none: where Gong shows one of
+    these, the others that it leaves out are deleted.
     """
-    stored = await since.held.select(Meeting, between=(start, end - timedelta(microseconds=1)))
-    missed = [call for call in stored if call not in listed]
     if missed and space:
         metas = await since.held.stored(Meeting, missed, "metaData")
         missed = [call for call, (meta,) in metas.items() if id_text(dig(meta, "workspaceId")) == space]

@@ -96,7 +96,7 @@ class _Chosen:
         self._random = random.Random(since.now.isoformat())
         self._left = since.sample
 
-    async def __call__(self, since: Since, channel: str, messages: list[Json]) -> list[Json]:
+    async def __call__(self, since: Since, channel: str, messages: list[Json], _held: object = None) -> list[Json]:
         replied = [raw for raw in messages if raw.get("reply_count")]
         differing = [raw for raw in replied if not await is_complete(since, channel, raw)]
         same = [raw for raw in replied if raw not in differing]

@@ -16,8 +16,9 @@ import orjson
 from syncd.errors import CursorExpired, Misconfigured, Rejected, Transient
 from syncd.records import Deletion, Message
 from syncd.source import Page, Pending
-from syncd.sources.slack_records import moment, ts_of
+from syncd.sources.slack_records import is_gone, moment, ts_of
 from syncd.sources.slack_threads import (
+    Stored,
     all_threads,
     changed_threads,
     is_down,
@@ -29,14 +30,14 @@ from syncd.sources.slack_threads import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from syncd.errors import SourceError
     from syncd.source import Since
     from syncd.sources.slack_api import Api
     from syncd.sources.slack_text import Json
 
-    Choose = Callable[[Since, str, list[Json]], Awaitable[list[Json]]]
+    Choose = Callable[[Since, str, list[Json], Mapping[str, Stored] | None], Awaitable[list[Json]]]
 
 _CLOCK_SKEW = timedelta(minutes=5)  # a message may show up with a ts this much before the moment we had read until
 _BEGAN = datetime(2010, 1, 1, tzinfo=UTC)  # before Slack; ts are compared as text, so all need ten digits
@@ -298,15 +299,15 @@ async def window(
         inside = {ts for ts in shown if wanted.oldest <= ts <= high}
         sound &= not answer.get("is_limited") and inside == shown and is_whole(rows, answer, last=last)
         low = wanted.oldest if last else min(inside, default=high)
-        if sound and not bare:
-            missing |= await _stored(since, channel, low, high, edge)
+        held = ({} if bare else await _stored(since, channel, low, high)) if sound else None
+        missing |= {ts for ts, one in (held or {}).items() if ts != edge and one.is_in_history}
         missing -= shown
-        again = await changed_threads(since, channel, [raw for raw in rows if raw["ts"] in done])
-        chosen = [raw for raw in await choose(since, channel, rows) if raw["ts"] not in done]
+        again = await changed_threads(since, channel, [raw for raw in rows if raw["ts"] in done], held)
+        chosen = [raw for raw in await choose(since, channel, rows, held) if raw["ts"] not in done]
         threads = [raw for raw in [*chosen, *again] if raw["ts"] in shown]
         older = await threads_before(since, channel, rows, wanted.oldest)
         opened = {raw["ts"] for raw in threads}
-        rest = [raw for raw in rows if raw["ts"] not in opened]
+        rest = [raw for raw in rows if raw["ts"] not in opened and not _was_gone(raw, held)]
         if threads or not last:
             under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())
             place = replace(place, window=under_way)
@@ -360,20 +361,16 @@ async def _history(api: Api, channel: str, wanted: Window) -> AsyncIterator[tupl
             latest = low
 
 
-async def _stored(since: Since, channel: str, low: str, high: str, edge: str) -> set[str]:
-    """The ts of what is stored between two ts that a history shows: no replies but those sent to the channel.
+async def _stored(since: Since, channel: str, low: str, high: str) -> dict[str, Stored]:
+    """What is stored between two ts, these two as well, by its ts."""
+    span = (_at(low), _at(high))
+    found = await since.held.select(Message, *Stored._fields[1:], conversation_id=channel, between=span)
+    return {(ts := key.partition(":")[2]): Stored(ts, *raw) for key, raw in found.items()}
 
-    ``edge``: the lowest ts of the page before, which was shown there.
-    """
-    held = await since.held.select(
-        Message, "thread_ts", "subtype", conversation_id=channel, between=(_at(low), _at(high))
-    )
-    found = {key.removeprefix(f"{channel}:"): raw for key, raw in held.items()}
-    return {
-        ts
-        for ts, (thread_ts, subtype) in found.items()
-        if ts != edge and (thread_ts in (None, ts) or subtype == "thread_broadcast")
-    }
+
+def _was_gone(raw: Json, held: Mapping[str, Stored] | None) -> bool:
+    """Whether a deleted parent is known as such already: it stays in the history for as long as it has replies."""
+    return held is not None and is_gone(raw) and raw["ts"] not in held
 
 
 async def _to_reread(since: Since, channel: str, missing: set[str]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncd.errors import Rejected, Transient
 from syncd.records import Deletion, Message
@@ -19,7 +19,7 @@ from syncd.sources.slack_records import is_broadcast, is_gone, message, moment
 from syncd.sources.slack_text import Json, text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 
     from syncd.errors import SourceError
     from syncd.source import Since
@@ -45,17 +45,39 @@ async def threads(api: Api, since: Since) -> AsyncIterator[Page]:
         yield _watching(api, since, key, last, ts, Page())
 
 
-async def changed_threads(since: Since, channel: str, messages: Iterable[Json]) -> list[Json]:
-    """The parents among ``messages`` whose replies may differ from what is stored."""
+class Stored(NamedTuple):
+    """A stored message by its ts, with the members of its JSON that tell of its thread."""
+
+    ts: str
+    thread_ts: Any
+    subtype: Any
+    reply_count: Any
+    latest_reply: Any
+
+    @property
+    def is_in_history(self) -> bool:
+        """A channel's history shows no replies but those that were sent to the channel."""
+        return self.thread_ts in (None, self.ts) or self.subtype == "thread_broadcast"
+
+
+async def changed_threads(
+    since: Since, channel: str, messages: Iterable[Json], held: Mapping[str, Stored] | None = None
+) -> list[Json]:
+    """The parents among ``messages`` whose replies may differ from what is stored.
+
+    ``held``: all that is stored of the time these messages are of, by ts; None: not looked up yet.
+    """
     replied = _parents(messages)
-    standing = [f"{channel}:{raw['ts']}" for raw in replied if not is_gone(raw)]
-    held = await since.held.stored(Message, standing, "reply_count", "latest_reply") if standing else {}
+    if held is None:
+        standing = [f"{channel}:{raw['ts']}" for raw in replied if not is_gone(raw)]
+        found = await since.held.stored(Message, standing, *Stored._fields[1:]) if standing else {}
+        held = {(ts := key.partition(":")[2]): Stored(ts, *raw) for key, raw in found.items()}
     changed = []
     for raw in replied:
-        counters = held.get(f"{channel}:{raw['ts']}", (None, None))
+        counters = (known.reply_count, known.latest_reply) if (known := held.get(raw["ts"])) else (None, None)
         same = counters == (raw.get("reply_count"), raw.get("latest_reply"))
         if is_gone(raw):  # not stored: there the replies themselves are counted
-            same = await is_complete(since, channel, raw)
+            counters, same = (None, None), await is_complete(since, channel, raw)
         if not same and (raw.get("reply_count") or counters[0]):
             changed.append(raw)
     return changed
@@ -68,9 +90,11 @@ async def is_complete(since: Since, channel: str, parent: Json) -> bool:
     return parent.get("reply_count") == len(replies) and f"{channel}:{parent.get('latest_reply')}" in replies
 
 
-async def all_threads(since: Since, channel: str, messages: Iterable[Json]) -> list[Json]:
-    """Every parent among ``messages`` that has replies, or had some when it was stored."""
-    changed = await changed_threads(since, channel, messages)
+async def all_threads(
+    since: Since, channel: str, messages: Iterable[Json], held: Mapping[str, Stored] | None = None
+) -> list[Json]:
+    """Every parent among ``messages`` that has replies, or had some when it was stored. ``held``: as above."""
+    changed = await changed_threads(since, channel, messages, held)
     return [raw for raw in _parents(messages) if raw.get("reply_count") or raw in changed]
 
 

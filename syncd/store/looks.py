@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, func, select
@@ -12,21 +11,19 @@ from syncd.store.batcher import Batcher
 from syncd.store.known import AT_ONCE, Wanted, look
 from syncd.store.pages import batches
 from syncd.store.rows import digest_of
-from syncd.store.selects import Selects, Shape, live
+from syncd.store.selects import Found, Selects, Shape, live
 from syncd.tables import OF_KIND, backlog, cursors, watches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
     from datetime import datetime
-
-    from sqlalchemy import Connection as Db
-    from sqlalchemy import Table
 
     from syncd.records import Kind, Record
     from syncd.store.database import Database
     from syncd.store.known import Known
 
 _ITS: Any = bindparam("its")
+_REMEMBERED = 2000  # digests of each kind; beside what the last answer told
 
 
 class Looks:
@@ -104,22 +101,21 @@ class Looks:
 
 
 class OfConnection:
-    """`source.Held`, and the comparison that `syncd verify` makes."""
+    """`source.Held`, and the comparison that `syncd verify` makes.
+
+    Of what it answered lately it knows the digests, so that what comes as it is stored need not be stored again.
+    """
 
     def __init__(self, database: Database, connection_id: int, selects: Selects) -> None:
         self._database, self._selects = database, selects
         self._id = connection_id
+        self._digests: dict[Kind, dict[str, str]] = {}
 
     async def stored(self, kind: Kind, ids: Collection[str], *members: str) -> dict[str, tuple[Any, ...]]:
-        query, wanted = _of_ids(OF_KIND[kind], members), list(dict.fromkeys(ids))
-        if not wanted:
-            return {}
-
-        def found(db: Db) -> dict[str, tuple[Any, ...]]:
-            rows = (db.execute(query, {"its": self._id, "these": batch}) for batch in batches(wanted))
-            return {row[0]: tuple(row[1:]) for batch in rows for row in batch}
-
-        return await self._database.ask(found)
+        shape, found = Shape(OF_KIND[kind], members, (), ("external_id",), timed=False), Found()
+        for batch in batches(list(dict.fromkeys(ids))):
+            found |= await self._selects.ask(shape, {"its": self._id, "is_external_id": batch})
+        return self._told(kind, found)
 
     async def select(
         self, kind: Kind, *members: str, between: tuple[datetime, datetime] | None = None, **equal: object
@@ -130,7 +126,28 @@ class OfConnection:
         among = tuple(name for name, value in equal.items() if isinstance(value, list))
         same = tuple(name for name in equal if name not in among)
         shape = Shape(OF_KIND[kind], members, same, among, timed=between is not None)
-        return await self._selects.ask(shape, values)
+        return self._told(kind, await self._selects.ask(shape, values))
+
+    def _told(self, kind: Kind, found: Found) -> Found:
+        digests = self._digests.setdefault(kind, {})
+        if len(digests) > _REMEMBERED:
+            digests.clear()
+        digests |= {key: row[-1] for key, row in found.items()}
+        return {key: row[:-1] for key, row in found.items()}
+
+    def changed(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Less those that an answer showed to be stored as they are."""
+        return [one for one in records if not self._holds(one)] if any(self._digests.values()) else records
+
+    def _holds(self, record: Record) -> bool:
+        known = self._digests.get(type(record), {}).get(record.external_id)
+        return known is not None and known == digest_of(record)
+
+    def touched(self, things: Iterable[tuple[Kind, str]]) -> None:
+        """These are about to change: what an answer showed of them says nothing any more."""
+        if any(self._digests.values()):
+            for kind, external_id in things:
+                self._digests.get(kind, {}).pop(external_id, None)
 
     async def ids(self, kind: Kind) -> AsyncIterator[Sequence[str]]:
         table, last = OF_KIND[kind], ""
@@ -156,11 +173,3 @@ class OfConnection:
                 held |= {row[0]: row[1] for row in await session.execute(query)}
         missing = [one for one in wanted if one not in held]
         return missing, [one for one, fresh in wanted.items() if held.get(one, fresh) != fresh]
-
-
-# Made once for each kind of question: to make a statement costs more than to run it.
-
-
-@cache
-def _of_ids(table: Table, members: tuple[str, ...]) -> Any:
-    return live(table, members, _ITS).where(table.c.external_id.in_(bindparam("these", expanding=True)))

@@ -57,8 +57,8 @@ class Selects:
         self._batchers: dict[Shape, Batcher[Mapping[str, Any], Found]] = {}
 
     async def ask(self, shape: Shape, values: Mapping[str, Any]) -> Found:
-        """External id → members. ``values``: ``its``, the connection's id; ``is_…`` for each of ``equal`` and
-        ``among``; ``least`` and ``most``.
+        """External id → members, and the digest last. ``values``: ``its``, the connection's id; ``is_…`` for each of
+        ``equal`` and ``among``; ``least`` and ``most``.
         """
         if shape not in self._batchers:
             self._batchers[shape] = Batcher(lambda asked: self._answered(shape, asked))
@@ -99,7 +99,7 @@ def live(table: Table, members: Sequence[str], its: Any) -> Any:
 
 def _narrowed(shape: Shape, of: Any) -> Any:
     """``of``: name → what holds its value."""
-    query = live(shape.table, shape.members, of("its"))
+    query = live(shape.table, shape.members, of("its")).add_columns(shape.table.c.digest)
     query = query.where(*(shape.table.c[name] == of(f"is_{name}") for name in shape.equal))
     return query.where(_TIMES[shape.table].between(of("least"), of("most"))) if shape.timed else query
 

@@ -256,7 +256,7 @@ async def _deleted(net: Scripted, *, held: list[str], metas: Any = None, space: 
             return {one: tuple((metas or {}).get(one) for _ in members) for one in ids if one in held}
 
         async def select(self, kind, *members, between):
-            return dict.fromkeys(held, ())
+            return dict.fromkeys(held, (None,) * len(members))
 
     pages = [(page, covered) async for page, covered in _window(net, Stored(), space)]
     assert pages[-1][1] == NOW
