@@ -68,7 +68,7 @@ class Ahead:
         if not fresh:
             return found
         found = {key: row for key, row in found.items() if key not in fresh}
-        self._held.touched((kind, key) for key in fresh)
+        self._held.touched((kind, key) for key in fresh)  # it told them as they are before these pages
         for key, record in fresh.items():
             if record is not None and _is_one(kind, record, between, equal):
                 found[key] = _members(record, members)

@@ -61,7 +61,9 @@ class _Waiting(NamedTuple):
 
 
 class Checkpoints:
-    """Of one run. ``moved``: the partitions' cursors (before, after), stored or not."""
+    """Of one run. ``moved``: the partitions' cursors (before, after), stored or not. ``untold``: how many records the
+    run counts that came as they are stored, in pages of which there was nothing to store.
+    """
 
     def __init__(self, store: Store, live: Live, whose: Whose, metrics: Metrics) -> None:
         self._store, self._live, self._whose, self._metrics = store, live, whose, metrics
@@ -78,6 +80,7 @@ class Checkpoints:
         self._late: asyncio.Task[None] | None = None
         self._failed: Exception | None = None
         self.moved: dict[tuple[str, str], tuple[str | None, str | None]] = {}
+        self.untold = 0
         self._stored_at: dict[tuple[str, str], str | None] = {}
 
     async def look(self, credential: str | None = None) -> Known:
@@ -140,6 +143,8 @@ class Checkpoints:
             try:
                 if pages:
                     await self._stored(waiting, pages)
+                else:
+                    self.untold += sum(one.counted for one in waiting)
                 self._tell(waiting)
             finally:
                 self._ahead.forget()
@@ -151,7 +156,9 @@ class Checkpoints:
         async with self._storing:
             told = [one for one in self._waiting if not _is_empty(one.page)]
             if self._failed is None and all(_only_moves(one.page) for one in told):
-                self._tell(self._taken())
+                waiting = self._taken()
+                self.untold += sum(one.counted for one in waiting)
+                self._tell(waiting)
                 self._ahead.forget()
                 return [_move(one) for one in told]
         await self.flush()
@@ -209,13 +216,15 @@ class Checkpoints:
         return waiting
 
     async def _stored(self, waiting: Sequence[_Waiting], pages: Sequence[tuple[str, Page]]) -> None:
+        # Before it is known how it went: what is cut now is stored perhaps, and must not be told twice.
+        records, self.untold = self.untold + sum(one.counted for one in waiting), 0
         with self._live.renewing(self._store.lease):
             counts = await self._store.pages.checkpoint(
                 pages,
                 connection_id=self._live.connection.id,
                 lease=self._whose.lease,
                 run_id=self._whose.run_id,
-                records=sum(one.counted for one in waiting),
+                records=records,
                 calls=self._live.calls,
             )
         self._live.counts += counts

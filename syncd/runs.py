@@ -267,7 +267,7 @@ class Runs:
             error=None if error is None else redact(words(error), secrets),
             hint=(redact(error.hint, secrets) or None) if isinstance(error, SourceError) else None,
             calls=live.calls,
-            records=live.records,
+            records=live.checkpoints.untold if live.checkpoints else 0,
             swept=errand.sweep_due_at is not None,
             regular=errand.regular,
             limited_by=(error.limit or None) if isinstance(error, RateLimited) else None,

@@ -8,11 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from syncd.http import Link
 from syncd.records import Deletion, Meeting, Message
 from syncd.source import Held, Page, Since
 from syncd.store import Store
+from syncd.store.pages import Pages
+from syncd.tables import runs
 from tests.scripted import Bench, source
 
 AT = datetime(2026, 1, 5, 12, tzinfo=UTC)
@@ -146,6 +149,49 @@ async def test_what_is_deleted_and_comes_again_as_it_was_is_live(store: Store, a
 
     await read_again(store, stream)
     assert await raws(store, "old") == {"old": 1}
+
+
+async def test_of_what_comes_twice_in_a_page_the_last_counts(store: Store) -> None:
+    async def stream(held: Held) -> AsyncIterator[Page]:
+        await held.stored(Message, ["old"])
+        yield Page(records=[said("old", "T", a=7), said("old", "T", a=1)])
+
+    await read_again(store, stream)
+    assert await raws(store, "old") == {"old": 1}
+
+
+async def test_what_took_no_checkpoint_is_counted_with_the_next_one(store: Store) -> None:
+    async def told() -> int:
+        async with store.database.read() as session:
+            return int((await session.execute(select(runs.c.records).order_by(runs.c.id.desc()).limit(1))).scalar_one())
+
+    seen = list[int]()
+
+    async def stream(held: Held) -> AsyncIterator[Page]:
+        await held.stored(Message, ["old", "edited"])
+        yield Page(records=BEFORE[:2])
+        async for _ in held.ids(Message):  # what waits is stored before that
+            pass
+        yield Page(records=[said("new", "T", a=1)], notes=["stored at once"])
+        seen.append(await told())
+
+    status, _ = await read_again(store, stream)
+    assert (seen, status["total_messages"], await told()) == ([3], 3, 3)
+
+
+async def test_what_was_stored_though_nobody_heard_of_it_is_counted(store: Store) -> None:
+    async def lost(*given: Any, **more: Any) -> Any:
+        await Pages.checkpoint(store.pages, *given, **more)
+        raise OSError("the answer was lost")
+
+    async def read(link: Link, since: Since) -> AsyncIterator[Page]:
+        yield Page(records=BEFORE)
+
+    bench = Bench(store, source(read))
+    await bench.connect("acme")
+    store.pages.checkpoint = lost  # type: ignore[method-assign]
+    status = await bench.cycle()
+    assert (status["successful_workspaces"], status["total_messages"], status["added"]) == (0, 4, 4)
 
 
 async def test_what_differs_from_what_was_found_is_stored(store: Store) -> None:

@@ -30,7 +30,7 @@ from syncd.sources.slack_threads import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from syncd.errors import SourceError
     from syncd.source import Since
@@ -304,13 +304,11 @@ async def window(
         missing -= shown
         again = await changed_threads(since, channel, [raw for raw in rows if raw["ts"] in done], held)
         chosen = [raw for raw in await choose(since, channel, rows, held) if raw["ts"] not in done]
-        threads = [raw for raw in [*chosen, *again] if raw["ts"] in shown]
+        threads = {raw["ts"]: raw for raw in [*chosen, *again] if raw["ts"] in shown}
         older = await threads_before(since, channel, rows, wanted.oldest)
-        opened = {raw["ts"] for raw in threads}
-        rest = [raw for raw in rows if raw["ts"] not in opened and not _was_gone(raw, held)]
+        rest = [raw for raw in rows if raw["ts"] not in threads and not _was_gone(raw, held)]
         if threads or not last:
-            under_way = replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED]) if sound else ())
-            place = replace(place, window=under_way)
+            place = _under_way(place, wanted, low, missing if sound else ())
         closing = end if last else Page(partition=end.partition, cursor=str(place))
         if last and sound and missing:
             for ts in await _to_reread(since, channel, missing):
@@ -321,7 +319,7 @@ async def window(
         if rest or plain:
             yield stored_page(channel, rest, closing if plain else Page())
         if threads:
-            async for page in _opened(api, since, channel, threads, given, place, end.partition):
+            async for page in _opened(api, since, channel, threads.values(), given, place, end.partition):
                 yield page
         for ts in older:
             async for page in thread(api, since, channel, ts, given=given):
@@ -331,8 +329,13 @@ async def window(
         edge = low
 
 
+def _under_way(place: Place, wanted: Window, low: str, missing: Iterable[str]) -> Place:
+    """``place`` with the window read down to ``low``."""
+    return replace(place, window=replace(wanted, lowest=low, missing=tuple(sorted(missing)[:_REMEMBERED])))
+
+
 async def _opened(
-    api: Api, since: Since, channel: str, threads: list[Json], given: tuple[str, str], place: Place, partition: str
+    api: Api, since: Since, channel: str, threads: Iterable[Json], given: tuple[str, str], place: Place, partition: str
 ) -> AsyncIterator[Page]:
     """The threads of these parents, newest first. After each the window at ``place`` is read down to its parent."""
     parents = {f"{channel}:{raw['ts']}": raw for raw in sorted(threads, key=_ts, reverse=True)}

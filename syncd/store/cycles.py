@@ -40,11 +40,11 @@ _GATHER_S = 0.01  # a run's end waits so long for others: where runs are short, 
 class Ended:
     """How a run ended, for `Cycles.finish_run`. ``error``/``hint``: words for a person, empty when all went well.
 
-    ``records``: how many the run read in all; None: as many as its pages told. ``regular``: False for a backfill, which
-    says nothing of the connection's turns, nor of their success. ``limited_by``: the limit that the vendor's word, or
-    our own count, was about. ``progress``: of the pass. ``passed``: the run brought a pass of several runs to its end,
-    whatever came after that. ``waits``: the cursors that are stored with the end; ``cursors``: those that moved, by
-    stream and partition, before and after.
+    ``records``: those that it read and no checkpoint told. ``regular``: False for a backfill, which says nothing of the
+    connection's turns, nor of their success. ``limited_by``: the limit that the vendor's word, or our own count, was
+    about. ``progress``: of the pass. ``passed``: the run brought a pass of several runs to its end, whatever came after
+    that. ``waits``: the cursors that are stored with the end; ``cursors``: those that moved, by stream and partition,
+    before and after.
     """
 
     verdict: Verdict
@@ -52,7 +52,7 @@ class Ended:
     error: str | None = None
     hint: str | None = None
     calls: int = 0
-    records: int | None = None
+    records: int = 0
     swept: bool = False
     regular: bool = True
     limited_by: str | None = None
@@ -208,7 +208,7 @@ class Cycles:
             "status": ended.verdict.run_status,
             "finished_at": now,
             "calls": ended.calls,
-            **({} if ended.records is None else {"records": ended.records}),
+            "records": ended.records,
             "error_kind": ended.error_kind,
             "error": None if ended.error is None else clean(ended.error),
             "hint": None if ended.hint is None else clean(ended.hint),

@@ -137,7 +137,10 @@ class OfConnection:
 
     def changed(self, records: Sequence[Record]) -> Sequence[Record]:
         """Less those that an answer showed to be stored as they are."""
-        return [one for one in records if not self._holds(one)] if any(self._digests.values()) else records
+        if not any(self._digests.values()):
+            return records
+        changed = {(type(one), one.external_id) for one in records if not self._holds(one)}  # one may come twice
+        return [one for one in records if (type(one), one.external_id) in changed]
 
     def _holds(self, record: Record) -> bool:
         known = self._digests.get(type(record), {}).get(record.external_id)

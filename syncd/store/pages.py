@@ -97,7 +97,8 @@ class Pages:
         longer ours.
 
         They do what each alone would do, in their order: given that none pends, resolves, watches or unwatches what one
-        before it has touched. ``records``: how many of their records the run counts; ``calls``: the run's calls so far.
+        before it has touched. ``records``: how many records the run counts since the last time; ``calls``: its calls so
+        far.
         """
         page = merged(pages, self._now())
         its = {**self._fence(connection_id, lease), "run": run_id, "rows": records, "asked": calls}

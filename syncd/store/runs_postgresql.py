@@ -101,6 +101,8 @@ def _ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool, patie
     def new(table: Table, columns: Sequence[str]) -> dict[str, Any]:
         return {name: ended.c[f"{table.name}_{name}"] for name in columns}
 
+    of_run = new(runs, told) | {"records": runs.c.records + ended.c.runs_records}
+
     mine = (
         update(connections)
         .where(connections.c.id == ended.c.its, connections.c.lease == ended.c.held)
@@ -110,8 +112,8 @@ def _ending(names: tuple[str, ...], told: tuple[str, ...], *, moves: bool, patie
     )
     run = update(runs).where(runs.c.id == ended.c.run, runs.c.status == RUNNING)
     ours = ended.c.run.in_(select(mine.c.run))
-    also = [run.where(ours).values(new(runs, told)).returning(runs.c.id).cte("run")]
-    lost = {**new(runs, told), **{name: literal(value, runs.c[name].type) for name, value in LOST.items()}}
+    also = [run.where(ours).values(of_run).returning(runs.c.id).cte("run")]
+    lost = {**of_run, **{name: literal(value, runs.c[name].type) for name, value in LOST.items()}}
     also.append(run.where(~ours).values(lost).returning(runs.c.id).cte("lost"))
     if moves:
         moved = _unnested(_moved_kinds())

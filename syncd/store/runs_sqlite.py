@@ -36,7 +36,11 @@ _BEGIN = (
 )
 _LEASES = select(connections.c.id, connections.c.lease).where(connections.c.id.in_(select(_THESE)))
 _END = update(connections).where(connections.c.id == bindparam("its"), connections.c.lease == bindparam("held"))
-_END_RUN = update(runs).where(runs.c.id == bindparam("run"), runs.c.status == bindparam("still"))
+_END_RUN = (
+    update(runs)
+    .where(runs.c.id == bindparam("run"), runs.c.status == bindparam("still"))
+    .values(records=runs.c.records + bindparam("more"))
+)
 
 
 def begin(db: Db, ids: Sequence[int], **run: Any) -> dict[int, int]:
@@ -54,5 +58,6 @@ def end(db: Db, ended: Sequence[Told]) -> set[int]:
         db.execute(moved(), moves)
     ours = {one.run for one in mine}
     told = ((one.run, one.of_run if one.run in ours else {**one.of_run, **LOST}) for one in ended)
-    db.execute(_END_RUN, [{"run": run, "still": RUNNING, **of_run} for run, of_run in told])
+    rows = ((run, {name: value for name, value in of_run.items() if name != "records"}, of_run) for run, of_run in told)
+    db.execute(_END_RUN, [{"run": run, "still": RUNNING, "more": of["records"], **new} for run, new, of in rows])
     return ours

@@ -21,7 +21,8 @@ LOST: Mapping[str, Any] = {
 
 
 class Told(NamedTuple):
-    """A run's end: the columns that it sets of its connection, if ``held`` is its lease, and of the run.
+    """A run's end: the columns that it sets of its connection, if ``held`` is its lease, and of the run, whose
+    ``records`` are added to those that are told.
 
     Where it is not, the run's are told with what `LOST` has. ``moves``: rows of cursors, less whose they are; stored if
     the lease is ours.
