@@ -420,3 +420,16 @@ async def test_a_history_of_a_thread_that_has_more_does_not_prove_it_gone(stand:
     s.vendor.history["C1"] = {"messages": [], "has_more": True}
     await s.kind()
     assert f"C1:{reply}" in await s.live()
+
+
+async def test_a_deleted_parent_that_keeps_its_replies_is_deleted_once(stand: MakeStand) -> None:
+    s, ts, reply = await stand(1), stamp(100), stamp(50)
+    gone = {**threaded(ts, reply), "subtype": "tombstone"}
+    s.vendor.history["C1"], s.vendor.replies[ts] = (
+        {"messages": [gone]},
+        {"messages": [gone, {"ts": reply, "thread_ts": ts}]},
+    )
+    assert await s.kind() is None
+    pages = s.reader.parts.store.pages
+    pages.checkpoint = None  # there is nothing to store
+    assert (await s.kind(), await s.live()) == (None, {f"C1:{reply}"})
